@@ -145,6 +145,42 @@ def gauss_newton(
     return (matrix + matrix.T) / 2 + l2 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
 
+def softmax_hessian(inputs: Tensor, probabilities: Tensor, l2: float = 0.0) -> Tensor:
+    r"""The Hessian of multinomial logistic regression in closed form: what :func:`hessian` gives, many times faster.
+
+    .. math:: H_{ab} = \frac1n \sum_i p_{ia} (\delta_{ab} - p_{ib})\, \tilde x_i \tilde x_i^\top
+              + \lambda\, \delta_{ab} I, \qquad \tilde x = (x, 1)
+
+    Labels do not enter. Memory is that of the result; with 10 classes and 28 x 28 pixels (p = 7850) half a gigabyte.
+
+    Args:
+        inputs: x, shape ``(n, d)``.
+        probabilities: p, the model's softmax outputs, shape ``(n, classes)``.
+        l2: :math:`\lambda`, the strength that :func:`clif_kit.gradients.with_l2` adds to each loss.
+
+    Returns:
+        Shape ``(p, p)``, in the order of :func:`clif_kit.models.logistic`: weight ``(classes, d)``, then bias.
+
+    >>> softmax_hessian(torch.tensor([[2.0]]), torch.tensor([[0.5, 0.5]]))[:2, :2]
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    (n, d), classes = inputs.shape, probabilities.shape[1]
+    extended = torch.cat([inputs, inputs.new_ones(n, 1)], dim=1)  # (n, d + 1)
+    index = torch.arange(classes * (d + 1), device=inputs.device)
+    place = torch.cat([index[: classes * d].view(classes, d), index[classes * d :, None]], dim=1)  # (classes, d + 1)
+    matrix = inputs.new_zeros(len(index), len(index))
+    for a in range(classes):
+        for b in range(a, classes):
+            weight = probabilities[:, a] * (float(a == b) - probabilities[:, b]) / n
+            block = extended.T @ (weight[:, None] * extended)
+            block = (block + block.T) / 2  # exactly symmetric, whatever the order of the sums
+            matrix[place[a][:, None], place[b]] = block
+            matrix[place[b][:, None], place[a]] = block
+    matrix.diagonal().add_(l2)
+    return matrix
+
+
 def _parts(batch: tuple[Tensor, ...], chunk: int | None) -> list[tuple[Tensor, ...]]:
     """The batch in pieces of ``chunk`` examples, the last one shorter where it must be."""
     if chunk is None:

@@ -25,7 +25,7 @@ from clif_kit.ledger import ROOT, check_metrics, verdict
 from clif_kit.ledger import rows as ledger
 
 PROFILES = ("quick", "book", "paper", "custom")
-TIERS = ("embedded", "generated", "real", "paper")
+TIERS = ("embedded", "generated", "real", "paper", "own")
 
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness too.
 COLORS = {

@@ -47,7 +47,7 @@ class SolverConfig:
         damping: λ, added to every eigenvalue of H; same units as H. Above ``-min_eig(H)`` the system is positive
             definite; 0 solves it as it is.
         rtol: Stop when ``‖b - (H + λI)s‖ ≤ rtol·‖b‖``.
-        max_iter: Matrix-vector products allowed for one right-hand side before :class:`NotConverged`.
+        max_iter: Steps allowed for one right-hand side before :class:`NotConverged`.
 
     Raises:
         ValueError: If a value lies outside its range.
@@ -136,9 +136,11 @@ def cg(matvec: MatVec, config: SolverConfig = SolverConfig()) -> Solve:
 def cg_solve(matvec: MatVec, b: Tensor, config: SolverConfig = SolverConfig()) -> Solved:
     r"""Conjugate gradients for one right-hand side ``(p,)``, with its true residual (Hestenes & Stiefel 1952).
 
+    One product a step, and one more to check the end. Arguments as for :func:`cg`.
+
     Raises:
         NotConverged: If a direction of negative curvature shows up (CG is not defined there), if a product is not
-            finite, or if ``config.max_iter`` products did not reach ``config.rtol``.
+            finite, or if ``config.max_iter`` steps did not reach ``config.rtol``.
     """
 
     def damped(v: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Slow and obviously right: numpy closed forms, refits and plain loops. Nothing here imports clif_kit.
 
-Softmax regression: logits are ``W x + b``; a parameter vector is ``W`` row by row, then ``b``, as in ``torch.nn.Linear``.
+Softmax regression: logits are ``W x + b``; a parameter vector is ``W`` row by row, then
+``b``, as in ``torch.nn.Linear``.
 """
 
 import numpy as np
@@ -32,13 +33,12 @@ def softmax_gradients(theta, X, y, k, l2):
 
 def softmax_hessian(theta, X, k, l2, weights=None):
     """Mean over examples of ``w_i (Jᵀ (diag p - p pᵀ) J + l2 I)``, J the Jacobian of the logits."""
-    n, d = X.shape
     total = np.zeros((len(theta), len(theta)))
     for i, (x, prob) in enumerate(zip(X, softmax_probabilities(theta, X, k), strict=True)):
         J = np.hstack([np.kron(np.eye(k), x), np.eye(k)])  # (k, p)
         one = J.T @ (np.diag(prob) - np.outer(prob, prob)) @ J + l2 * np.eye(len(theta))
         total += one if weights is None else weights[i] * one
-    return total / n
+    return total / len(X)
 
 
 def softmax_fit(X, y, k, l2, weights=None, start=None):

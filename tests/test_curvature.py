@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from clif_kit.curvature import gauss_newton, hessian, hvp
+from clif_kit.curvature import gauss_newton, hessian, hvp, softmax_hessian
 from clif_kit.gradients import flatten
 
 UNEQUAL = [None, 1, 2, 5, 22, 1000]  # the case sizes are prime, so 2, 5 and 22 leave a shorter last chunk
@@ -120,3 +120,11 @@ def test_chunk_below_one_is_refused():
         hessian(case.losses, case.params, case.batch, chunk=0)
     with pytest.raises(ValueError, match="chunk must be >= 1"):
         hvp(case.losses, case.params, case.batch, chunk=-1)
+
+
+def test_softmax_hessian_is_the_hessian_in_the_order_of_the_parameters():
+    case = cases.softmax(l2=0.1)
+    x, _ = case.batch
+    closed = softmax_hessian(x, torch.softmax(cases.softmax_outputs(case.params, x), dim=1), l2=0.1)
+    np.testing.assert_allclose(closed, oracles.autograd_hessian(case.losses, case.params, case.batch), atol=1e-13)
+    assert torch.equal(closed, closed.T)

@@ -1,4 +1,4 @@
-"""Oracles: numpy refits of ridge and softmax regression. Signs, units and the 1/n are checked by values, not by shape."""
+"""Oracles: numpy refits of ridge and softmax regression. Signs, units and the 1/n are checked by values."""
 
 import cases
 import numpy as np
@@ -112,14 +112,15 @@ def test_cross_loss_scores_predict_leave_one_out_refits_of_another_loss(softmax)
     )
     for predicted, truth in zip(scores.numpy(), actual, strict=True):
         assert np.corrcoef(predicted, truth)[0, 1] > 0.995
-        assert np.abs(predicted - truth).max() < 0.15 * np.abs(truth).max()
+        assert 0.8 < (predicted @ truth) / (truth @ truth) < 1  # first order misses the leverage, p/n = 0.25 at most
 
 
 def test_all_solvers_give_the_same_scores(softmax):
-    times = hvp(softmax.losses, softmax.params, softmax.batch, chunk=7)
-    reference = softmax.scores(exact(hessian(softmax.losses, softmax.params, softmax.batch), damping=0.05))
-    for solve in (cg(times, SolverConfig(damping=0.05, rtol=1e-11)), lissa(times, 15, damping=0.05, rtol=1e-11)):
-        np.testing.assert_allclose(softmax.scores(solve), reference, atol=1e-11)
+    whole = hvp(softmax.losses, softmax.params, softmax.batch)
+    chunked = hvp(softmax.losses, softmax.params, softmax.batch, chunk=31)
+    reference = softmax.scores(exact(hessian(softmax.losses, softmax.params, softmax.batch), damping=0.5))
+    for solve in (cg(chunked, SolverConfig(damping=0.5, rtol=1e-9)), lissa(whole, 15, damping=0.5, rtol=1e-9)):
+        np.testing.assert_allclose(softmax.scores(solve), reference, atol=1e-9)
 
 
 def test_gradient_dot_is_the_influence_without_the_inverse(ridge):
@@ -263,28 +264,33 @@ def test_training_attack_stays_in_the_box_and_the_range_and_leaves_the_others_al
 
 
 def test_training_attack_steps_along_the_sign_of_finite_differences(softmax):
-    """One iteration, from inputs well inside the range: every coordinate moves by exactly one step, uphill."""
-    i, step = 17, 1e-3
+    """One iteration: every coordinate moves by exactly one step, uphill, also where no inverse would say downhill."""
+    chosen, step = [20, 49], 1e-3
+    query = lambda params: softmax.query(params)[2]  # noqa: E731
     result = training_attack(
         softmax.losses,
         lambda batch: unflatten(torch.from_numpy(softmax.refit(batch[0].numpy())), softmax.like),
-        lambda params: softmax.query(params)[2],
+        query,
         softmax.batch,
-        [i],
+        chosen,
         lambda params, batch: exact(hessian(softmax.losses, params, batch)),
         step=step,
         box=1.0,
         iterations=1,
     )
-    slopes = []
-    for j in range(4):
-        X = softmax.X.copy()
-        X[i, j] += step
-        up = softmax.query_by_numpy(softmax.refit(X))[2]
-        X[i, j] -= 2 * step
-        slopes.append((up - softmax.query_by_numpy(softmax.refit(X))[2]) / (2 * step))
-    np.testing.assert_allclose(result.inputs[i] - softmax.batch[0][i], step * np.sign(slopes), atol=1e-15)
+    slopes = np.zeros((2, 4))
+    for row, i in enumerate(chosen):
+        for j in range(4):
+            X = softmax.X.copy()
+            X[i, j] += step
+            up = softmax.query_by_numpy(softmax.refit(X))[2]
+            X[i, j] -= 2 * step
+            slopes[row, j] = (up - softmax.query_by_numpy(softmax.refit(X))[2]) / (2 * step)
+    np.testing.assert_allclose(result.inputs[chosen] - softmax.batch[0][chosen], step * np.sign(slopes), atol=1e-15)
     assert (result.query[1] - result.query[0]).item() == pytest.approx(step * np.abs(slopes).sum(), rel=0.01)
+    plain = query_gradient(query, softmax.params)  # the case can tell: without the inverse, signs differ
+    without_inverse = attack_direction(softmax.losses, softmax.params, softmax.batch, plain, chosen)
+    assert (np.sign(without_inverse.numpy()) != np.sign(slopes)).any()
 
 
 def test_training_attack_refuses_what_it_cannot_do(softmax):

@@ -18,7 +18,7 @@ from clif_kit.solvers import (
 )
 
 P = 30
-SPECTRUM = np.geomspace(0.01, 4.0, P)
+SPECTRUM = np.geomspace(0.05, 4.0, P)
 MATRIX = oracles.random_symmetric(SPECTRUM)
 B = np.random.default_rng(1).normal(size=(3, P))
 
@@ -42,8 +42,8 @@ def relative(actual, expected):
     [
         (lambda damping: exact(torch.from_numpy(MATRIX), damping), 1e-12),
         (lambda damping: cg(product(MATRIX), SolverConfig(damping=damping, rtol=1e-12)), 1e-9),
-        (lambda damping: lissa(product(MATRIX), P, damping=damping, rtol=1e-12, depth=20_000), 1e-9),
-        (lambda damping: lissa(product(MATRIX), P, damping=damping, scale=9.0, rtol=1e-12, depth=40_000), 1e-9),
+        (lambda damping: lissa(product(MATRIX), P, damping=damping, rtol=1e-12, depth=4000), 1e-9),
+        (lambda damping: lissa(product(MATRIX), P, damping=damping, scale=9.0, rtol=1e-12, depth=8000), 1e-9),
     ],
     ids=["exact", "cg", "lissa", "lissa-own-scale"],
 )
@@ -67,6 +67,12 @@ def test_exact_refuses_a_singular_matrix_and_damping_repairs_it(spectrum):
         exact(torch.from_numpy(matrix))
     solve = exact(torch.from_numpy(matrix), damping=0.5)
     assert relative(solve(torch.from_numpy(B)).numpy(), solved_by_numpy(matrix, 0.5)) < 1e-11
+
+
+def test_exact_refuses_a_matrix_that_only_rounding_keeps_positive_definite():
+    """Cholesky itself goes through here: every pivot is positive."""
+    with pytest.raises(torch.linalg.LinAlgError, match="singular to working precision"):
+        exact(torch.diag(torch.tensor([1.0, 1e-18], dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("factory", [exact, pseudo_inverse])
@@ -118,7 +124,7 @@ def test_the_reported_residual_is_the_true_one_and_within_the_tolerance(solve, r
     true = np.linalg.norm(B[0] - (MATRIX + 0.1 * np.eye(P)) @ solved.x.numpy()) / np.linalg.norm(B[0])
     assert solved.residual == pytest.approx(true, rel=1e-6)
     assert 0 < solved.residual <= rtol
-    assert solve(10 * b, rtol).steps == solved.steps  # the tolerance is relative
+    assert solve(8 * b, rtol).steps == solved.steps  # the tolerance is relative; 8 scales without rounding
 
 
 def test_cg_names_negative_curvature_and_enough_damping_repairs_it():
@@ -131,7 +137,9 @@ def test_cg_names_negative_curvature_and_enough_damping_repairs_it():
 
 
 def test_cg_out_of_steps_says_how_far_it_came():
-    with pytest.raises(NotConverged, match=r"residual 0\.\d+ after 4 steps, asked for 1e-06; raise max_iter") as caught:
+    with pytest.raises(
+        NotConverged, match=r"residual \d\.\d+ after 4 steps, asked for 1e-06; raise max_iter"
+    ) as caught:
         cg_solve(product(MATRIX), torch.from_numpy(B[0]), SolverConfig(damping=0.0, max_iter=4))
     solved = caught.value.solved
     true = np.linalg.norm(B[0] - MATRIX @ solved.x.numpy()) / np.linalg.norm(B[0])
@@ -140,11 +148,12 @@ def test_cg_out_of_steps_says_how_far_it_came():
 
 
 def test_cg_does_not_believe_a_recurrence_that_drifted():
-    """In float32 with condition 1e6 the recurrence reaches 1e-8, the truth does not."""
-    matrix = torch.from_numpy(oracles.random_symmetric(np.geomspace(1e-6, 1, P))).float()
+    """In float32, with one eigenvalue of 1e-5 among ones, the recurrence passes 1e-6 and the truth never does."""
+    matrix = torch.from_numpy(oracles.random_symmetric(np.r_[1e-5, np.ones(P - 1)])).float()
     b = torch.from_numpy(B[0]).float()
-    with pytest.raises(NotConverged, match="residual"):
-        cg_solve(lambda v: matrix @ v, b, SolverConfig(damping=0.0, rtol=1e-8, max_iter=500))
+    with pytest.raises(NotConverged, match="after 50 steps") as caught:
+        cg_solve(lambda v: matrix @ v, b, SolverConfig(damping=0.0, rtol=1e-6, max_iter=50))
+    assert caught.value.solved.residual > 2e-6
 
 
 def test_solvers_stop_at_a_product_that_is_not_finite():

@@ -1,0 +1,133 @@
+r"""All pairs of test and training points by five estimators, and how well they agree with retraining.
+
+For the clustering experiment of :mod:`clif_kit.mog`. Its net has 228 parameters, so every Hessian is dense.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import hessian, vmap
+
+from clif_kit.gradients import per_example_gradients, query_gradient, with_l2
+from clif_kit.influence import cross_loss_influence, gradient_dot
+from clif_kit.models import clustering_loss, cross_entropy
+from clif_kit.mog import Task
+from clif_kit.solvers import Solve, lissa_solve, pseudo_inverse
+
+ESTIMATORS = ("dot", "alg1", "lissa_published", "lissa", "exact")
+AGREEMENT = ("r", "slope", "magnitude_log10", "overlap_top10")
+
+
+def estimates(
+    task: Task, theta: Tensor, target: Tensor, y: Tensor, *, l2: float = 0.0, factor: float = 1.0
+) -> dict[str, Tensor]:
+    r"""All pairs of test and training points by five estimators of :math:`\nabla f^\top H^{-1} \nabla\ell_i / n`.
+
+    ``dot``: no inverse. ``alg1``: Algorithm 1 of the paper's supplement read literally,
+    :math:`\nabla f^\top H_i \nabla\ell_i / n` with the Hessian of the one example. ``lissa_published``: one ordered
+    pass of the public code. ``lissa``: the recursion run to its end on the mean Hessian and divided by its scale.
+    ``exact``: the pseudo-inverse, without damping (turning the encodings changes no output, so H has null directions).
+
+    Sign: positive = helpful. The public code's influences are the negatives of these.
+
+    Args:
+        task: Data; every point is a test point too.
+        theta: The trained model, ``(p,)``.
+        target: The training target, held fixed, ``(n, 3)``.
+        y: Labels of the query loss, ``(n,)``.
+        l2: Penalty of the training loss; the query has none.
+        factor: Multiplies the training loss: 1/3 for clustering in the public code, which averages over the clusters.
+
+    Returns:
+        Estimator name to ``(n_test, n_train)``, nats per removed point (``dot`` and ``alg1`` up to a factor).
+    """
+    plain, params = clustering_loss(task.net), task.params(theta)
+    losses = with_l2(lambda *args: factor * plain(*args), l2)
+    g = per_example_gradients(losses, params, (task.x, target))  # (n, p)
+    v = query_gradient(lambda p: cross_entropy(task.net)(p, task.x, y), params)  # (q, p)
+
+    def one(vector: Tensor, *example: Tensor) -> Tensor:
+        return losses(task.params(vector), *(value.unsqueeze(0) for value in example))[0]
+
+    each = vmap(hessian(one), (None, 0, 0))(theta, task.x, target)  # (n, p, p)
+    mean = each.mean(0)
+    mean = (mean + mean.T) / 2
+    solves = {"lissa_published": one_pass(each), "lissa": lissa_right(mean), "exact": pseudo_inverse(mean)}
+    scores = {name: cross_loss_influence(g, v, solve) for name, solve in solves.items()}
+    return {"dot": gradient_dot(g, v), "alg1": gradient_dot((each @ g.unsqueeze(-1)).squeeze(-1), v), **scores}
+
+
+def one_pass(each: Tensor, damping: float = 0.01, scale: float = 25.0) -> Solve:
+    r"""The public code's recursion, over the points in order: :math:`h \leftarrow v + (1 - \delta) h - H_i h / \sigma`.
+
+    Its fixed point would be :math:`\sigma (H + \delta\sigma I)^{-1} v`: not divided by the scale, damped by
+    :math:`\delta\sigma`. One pass does not get there.
+    """
+
+    def solve(v: Tensor) -> Tensor:
+        h = v
+        for matrix in each:
+            h = v + (1 - damping) * h - h @ matrix / scale
+        return h
+
+    return solve
+
+
+def lissa_right(matrix: Tensor, damping: float = 0.01, *, depth: int = 50_000, rtol: float = 1e-3) -> Solve:
+    """LiSSA as it should be: full data, scale above the largest eigenvalue, divided by it, run to a small residual.
+
+    Where the matrix is indefinite the recursion has no end: the damping is raised above the most negative eigenvalue.
+    All right-hand sides go through the recursion together.
+    """
+    low, high = torch.linalg.eigvalsh(matrix)[[0, -1]].tolist()
+    damping += max(0.0, -1.1 * low)
+
+    def solve(v: Tensor) -> Tensor:
+        times = lambda s: (s.reshape(v.shape) @ matrix).reshape(-1)  # noqa: E731
+        found = lissa_solve(times, v.reshape(-1), damping=damping, scale=high + damping, depth=depth, rtol=rtol)
+        return found.x.reshape(v.shape)
+
+    return solve
+
+
+def through_text(values: np.ndarray) -> np.ndarray:
+    """One test point's numbers ``(n,)`` after the public code wrote them to a file and read them again.
+
+    It prints the pairs (index, value) with six decimals and takes the last nine characters of each row. A number whose
+    text is longer loses its sign and its leading digits.
+
+    >>> through_text(np.array([-0.25, -12.345678, 123.456789]))
+    array([-0.25    , 12.345678, 23.456789])
+    """
+    pairs = np.column_stack([np.arange(len(values)), values])
+    with np.printoptions(precision=6, suppress=True, threshold=pairs.size + 1):
+        rows = str(pairs).splitlines()
+    return np.array([float(row.split("]")[0].split("[")[-1][-9:]) for row in rows])
+
+
+def agreement(predicted: np.ndarray, actual: np.ndarray, k: int = 10) -> np.ndarray:
+    r"""Compare predictions with retraining, one test point a row.
+
+    Args:
+        predicted: ``(q, m)``.
+        actual: ``(q, m)``.
+        k: Points at each end for the overlap.
+
+    Returns:
+        ``(4, q)``, rows as in ``AGREEMENT``: Pearson's r (0 where a side is constant); slope of predicted on actual, as
+        in the paper's Figure 5; median of :math:`|\log_{10}(|predicted| / |actual|)|` over the pairs where neither is
+        0; share of the k largest and the k smallest that both sides name.
+
+    >>> agreement(np.array([[1.0, 2.0, 4.0]]), np.array([[10.0, 20.0, 40.0]]), k=1).round(2).ravel()
+    array([1. , 0.1, 1. , 1. ])
+    """
+    p, a = (side - side.mean(1, keepdims=True) for side in (predicted, actual))
+    spread_p, spread_a, both = (p * p).sum(1), (a * a).sum(1), (p * a).sum(1)
+    r = np.divide(both, np.sqrt(spread_p * spread_a), out=np.zeros(len(p)), where=spread_p * spread_a > 0)
+    slope = np.divide(both, spread_a, out=np.zeros(len(p)), where=spread_a > 0)
+    sizes = np.ma.log10(np.ma.masked_equal(np.abs(predicted), 0) / np.ma.masked_equal(np.abs(actual), 0))
+    magnitude = np.ma.median(np.abs(sizes), axis=1).filled(0.0)
+    ranks = [np.argsort(np.argsort(side, axis=1, kind="stable"), axis=1) for side in (predicted, actual)]
+    m = predicted.shape[1]
+    ends = [((ranks[0] < k) & (ranks[1] < k)), ((ranks[0] >= m - k) & (ranks[1] >= m - k))]
+    return np.stack([r, slope, magnitude, sum(end.sum(1) for end in ends) / (2 * k)])

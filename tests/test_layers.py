@@ -1,0 +1,98 @@
+"""Who may import whom inside clif_kit: the table of the design, read against the imports of the files."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "clif_kit"
+ANY = "any"
+TABLE = {  # module: (layer, what it may import); a row that proves too tight is changed here first, with a reason
+    "store": (0, ""),
+    "generators": (0, ""),
+    "models": (0, ""),
+    "train": (0, ""),
+    "gradients": (0, ""),
+    "solvers": (0, ""),
+    "weat": (0, ""),
+    "evaluate": (0, ""),
+    "watchdog": (0, ""),
+    # `datasets` by idea; its parts see each other downwards only
+    "registry": (0, ""),
+    "csv_contract": (0, ""),
+    "download": (0.1, "registry"),
+    "formats": (0.1, "registry"),
+    "wikipedia": (0.1, "registry"),
+    "datasets": (0.2, "registry csv_contract download formats wikipedia"),
+    # `report` by idea: the schema and the ledger need no plotting
+    "ledger": (0, ""),
+    "report": (0.1, "ledger"),
+    # `runs` by idea: what a notebook says, what it depends on, progress, running it, pages
+    "notebooks": (0, ""),
+    "progress": (0, ""),
+    "fresh": (0.1, "notebooks"),
+    "runs": (1, "notebooks fresh progress report store watchdog"),
+    "pages": (1, "notebooks fresh progress report store watchdog"),
+    "curvature": (1, "gradients"),
+    "skipgram": (1, "solvers store"),
+    "tracin": (1, "gradients store"),
+    "cancellation": (1, "gradients"),
+    "datamodels": (1, "evaluate store"),
+    "sparse": (1, ""),
+    "adversarial": (1, "train"),
+    "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
+    "sgns_train": (2, "skipgram solvers train"),
+    "debias": (2, "skipgram weat"),
+    "influence": (2, "gradients curvature solvers"),
+    "baselines": (2, "gradients curvature solvers"),
+    "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
+    "tuning": (2, "gradients curvature train"),
+    "explain": (
+        3,
+        "datasets models train tracin influence baselines skipgram weat retrain evaluate report store watchdog",
+    ),
+    "cli": (4, ANY),
+}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imports(source):
+    """The clif_kit modules in every import statement, wherever it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["clif_kit" if node.level else "", node.module]))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, *rest = name.split(".")
+            if package == "clif_kit" and rest and rest[0] in MODULES:
+                yield rest[0]
+
+
+def test_imports_finds_every_form():
+    forms = ["import clif_kit.store", "from clif_kit import store", "from clif_kit.store import Store"]
+    forms += ["from . import store", "from .store import Store", "def f():\n    from clif_kit import store as s"]
+    assert all(list(imports(form)) == ["store"] for form in forms)
+    assert not list(imports("import store; from clif_kit import __version__"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_row_allows(module):
+    assert module in TABLE, f"{module} has no row in the table"
+    allowed = TABLE[module][1]
+    found = set(imports((PACKAGE / f"{module}.py").read_text("utf-8")))
+    extra = found - ({module} if allowed != ANY else found) - set(allowed.split())
+    assert not extra, f"{module} imports {', '.join(sorted(extra))}"
+
+
+def test_the_table_points_downwards():
+    for module, (layer, allowed) in TABLE.items():
+        for other in allowed.split() if allowed != ANY else []:
+            assert TABLE[other][0] < layer, f"{module} may import {other}, which is not below it"
+
+
+def test_the_package_itself_imports_nothing():
+    assert not list(imports((PACKAGE / "__init__.py").read_text("utf-8")))
