@@ -23,7 +23,7 @@ def use_public_address(app, config):
         return
     owner, name = urlsplit(url).path.strip("/").split("/")
     config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
-    options.update(repository_url=url, repository_branch="main", path_to_docs=".")
+    options.update(repository_url=url, repository_branch="main", path_to_docs="")
     options["launch_buttons"] = {
         "notebook_interface": "jupyterlab",
         "binderhub_url": "https://mybinder.org",
