@@ -6,13 +6,14 @@ estimator, the retraining that judges, and the protocol; its value is :func:`cli
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import jacfwd
 
+from clif_kit.evaluate import spearman
 from clif_kit.gradients import flatten, query_gradient, with_l2
 from clif_kit.models import clustering_loss, cross_entropy
 from clif_kit.mog import (
@@ -50,7 +51,7 @@ def study(
 
 
 def carried_changes(task: Task, theta: Tensor, y: Tensor, sweeps: int) -> Tensor:
-    """Actual changes ``(q, n)`` by the authors' loop: sweep i judges test point i, the last sweep all that follow."""
+    """Actual changes ``(q, n)`` by the authors' loop: sweep i judges test point i; the last one, all that follow."""
     actual = torch.empty(len(y), len(y)).to(theta)
     for sweep, models in enumerate(carried_retrainings(task, task.labels(y), sweeps=min(sweeps, len(y)))):
         actual[sweep:] = _changes(task, theta, models, y)[sweep:]
@@ -98,6 +99,7 @@ class Settled:
 
     Attributes:
         target: The target that all were trained on, ``(n, 3)``.
+        near: The full model before Newton's steps, ``(p,)``.
         theta: The full model, ``(p,)``.
         models: ``(m, p)``.
         ok: Which of the models converged, ``(m,)``.
@@ -105,6 +107,7 @@ class Settled:
     """
 
     target: Tensor
+    near: Tensor
     theta: Tensor
     models: Tensor
     ok: Tensor
@@ -114,14 +117,14 @@ class Settled:
 def settle(task: Task, target: Tensor, *, l2: float, removed: np.ndarray, steps: int, lr: float = 1e-2) -> Settled:
     """Train to the optimum (Adam, then Newton), then leave out each of ``removed``: own gradient, own Hessian."""
     losses, batch = with_l2(clustering_loss(task.net), l2), (task.x, target)
-    near = task.params(train(task, target, steps=steps, lr=lr, l2=l2))
+    near = train(task, target, steps=steps, lr=lr, l2=l2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the caller counts what did not converge
-        full = retrain_newton(losses, near, batch, [[]], max_iter=200)
+        full = retrain_newton(losses, task.params(near), batch, [[]], max_iter=200)
         theta = flatten(full.params, leading=1)[0]
         loo = retrain_newton(losses, task.params(theta), batch, [[int(i)] for i in removed])
     norms = torch.cat([full.grad_norm, loo.grad_norm])
-    return Settled(target, theta, flatten(loo.params, leading=1), loo.converged, norms)
+    return Settled(target, near, theta, flatten(loo.params, leading=1), loo.converged, norms)
 
 
 def converged(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr: float = 1e-2) -> Found:
@@ -141,6 +144,9 @@ def converged(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr: flo
         for model, truth in (("matched", "nll_loo"), ("cross", "dec_loo"))
     }
     found = _keep_for_figures(scores, "exact", "converged") | {"removed": removed}
+    for model, each in scores.items():
+        rank = [spearman(a, b) for a, b in zip(each["alg1"], each["exact"], strict=True)]
+        found[f"spearman/{model}_alg1_exact/converged"] = np.mean(rank)
     for truth, run in runs.items():
         judged = _judged_by(truth, scores)
         actual = _changes(task, run.theta, run.models, y)
@@ -148,7 +154,7 @@ def converged(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr: flo
         found |= _compare(judged, actual, f"{truth}/converged", only=run.ok)
         cold = train(task, run.target, keep, **how)
         same = (_distance(task, cold, run.models) <= ELSEWHERE) & run.ok
-        actual = _changes(task, train(task, run.target, **how), cold, y)
+        actual = _changes(task, run.near, cold, y)
         exact = {model: {"exact": each["exact"]} for model, each in judged.items()}
         found |= _compare(exact, actual, f"{truth}/cold") | _compare(
             exact, actual, f"{truth}/cold_same_basin", only=same
@@ -173,7 +179,9 @@ def moving_target(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr:
     slope = lambda theta, w: stacked_gradients(task.net, theta[None], task.x, None, w[None], l2)[0]  # noqa: E731
     theta, norm = _root(lambda t: slope(t, everything), train(task, None, steps=steps, lr=lr, l2=l2))
     keep = keep_weights(len(task.x), [[int(i)] for i in removed])
-    models, norms = zip(*(_root(lambda t, w=w: slope(t, w), theta) for w in keep), strict=True)
+    near = train(replace(task, start=theta), None, keep, steps=steps, lr=lr / 10, l2=l2)  # follow training first:
+    pairs = [_root(lambda t, w=w: slope(t, w), start) for start, w in zip(near, keep, strict=True)]  # Newton may leap
+    models, norms = zip(*pairs, strict=True)
     ok = torch.tensor(norms) <= ROOT_TOL
     frozen = estimates(task, theta, task.sharpened(theta), y, l2=l2)["exact"]
     towards = torch.linalg.pinv(jacfwd(slope)(theta, everything), rtol=1e-8) @ jacfwd(slope, 1)(theta, everything)
@@ -182,17 +190,19 @@ def moving_target(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr:
     return {
         **_compare(scores, _changes(task, theta, torch.stack(models), y), "dec_loo/moving", only=ok),
         "share_converged/moving": ok.double().mean().numpy(),
+        "share_moved/moving": (_distance(task, torch.stack(models), theta[None]) > ELSEWHERE).double().mean().numpy(),
         "log10_gradient/moving": np.log10(max(norm, *norms, 1e-16)),
     }
 
 
-def _root(slope: Callable[[Tensor], Tensor], theta: Tensor, max_iter: int = 15) -> tuple[Tensor, float]:
+def _root(slope: Callable[[Tensor], Tensor], theta: Tensor, max_iter: int = 40) -> tuple[Tensor, float]:
     """Newton's method on an equation: where it ended, and how large the left side still is."""
     value = slope(theta)
     for _ in range(max_iter):
         if value.norm() <= ROOT_TOL:
             break
-        theta = theta - torch.linalg.pinv(jacfwd(slope)(theta), rtol=1e-8) @ value
+        step = torch.linalg.pinv(jacfwd(slope)(theta), rtol=1e-8) @ value
+        theta = theta - step * (0.3 / step.norm()).clamp(max=1)  # a long step may land where all clusters are one
         value = slope(theta)
     return theta, float(value.norm())
 
@@ -223,6 +233,8 @@ def _keep_for_figures(scores: Scores, estimator: str, panel: str) -> Found:
 def _compare(scores: Scores, actual: Tensor, where: str, *, only: Tensor | None = None, as_text: bool = False) -> Found:
     """Agreement of every model and estimator, perhaps as the public code reads its numbers back (with its sign)."""
     columns = slice(None) if only is None else only
+    if only is not None and only.sum() < 3:
+        return {}  # no correlation
     read = (lambda rows: np.stack([through_text(-row) for row in rows])) if as_text else lambda rows: rows
     truth = read(actual[:, columns].numpy())
     return {

@@ -3,11 +3,14 @@ r"""All pairs of test and training points by five estimators, and how well they 
 For the clustering experiment of :mod:`clif_kit.mog`. Its net has 228 parameters, so every Hessian is dense.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import hessian, vmap
 
+from clif_kit.evaluate import Interval, interval, paired_difference
 from clif_kit.gradients import per_example_gradients, query_gradient, with_l2
 from clif_kit.influence import cross_loss_influence, gradient_dot
 from clif_kit.models import clustering_loss, cross_entropy
@@ -131,3 +134,96 @@ def agreement(predicted: np.ndarray, actual: np.ndarray, k: int = 10) -> np.ndar
     m = predicted.shape[1]
     ends = [((ranks[0] < k) & (ranks[1] < k)), ((ranks[0] >= m - k) & (ranks[1] >= m - k))]
     return np.stack([r, slope, magnitude, sum(end.sum(1) for end in ends) / (2 * k)])
+
+
+def per_seed(results: Sequence[Mapping[str, np.ndarray]], key: str, measure: Callable = np.mean) -> np.ndarray:
+    """One number a seed: ``measure`` of the array ``key``; seeds that lack it are left out."""
+    return np.array([float(measure(found[key])) for found in results if key in found])
+
+
+def share(rows: np.ndarray) -> float:
+    """Share of the test points with r > 0.8, from :func:`agreement`: the paper's headline number."""
+    return float((rows[0] > 0.8).mean())
+
+
+def metrics(results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval]:
+    """What the chapter reports about all seeds of :func:`clif_kit.mog_panels.study`, with intervals over seeds.
+
+    Keys that end in ``_gain`` are paired differences; positive means that the side named first is the better one.
+    ``own_loo``: each model is judged by retraining with its own loss.
+    """
+    found, keys = {}, sorted({key for one in results for key, value in one.items() if len(value.shape) == 2})
+    keys = [key for key in keys if not key.startswith(("scores/", "actual/"))]
+    for key in keys:
+        _add(found, f"share_r08/{key}", per_seed(results, key, share), "share")
+    for key in keys:
+        if key.endswith(("/published", "/converged", "/moving")) and not key.split("/")[0].endswith(("alg1", "_lissa")):
+            _add(found, f"mean_r/{key}", per_seed(results, key, lambda rows: rows[0].mean()), "r")
+            slopes = per_seed(results, key, lambda rows: np.median(rows[1]))
+            _add(found, f"slope/{key}", slopes, "predicted per actual", np.median)
+            _add(found, f"magnitude_log10/{key}", per_seed(results, key, lambda rows: np.median(rows[2])), "decades")
+    for key in keys:
+        name, truth, panel = key.split("/")
+        estimator = name.removeprefix("matched_")
+        if name == estimator or panel.startswith("cold"):
+            continue
+        cross = {truth: f"cross_{estimator}/{truth}/{panel}", "own_loo": f"cross_{estimator}/dec_loo/{panel}"}
+        for judge, other in cross.items():
+            if other in keys:
+                gain = f"cross_minus_matched_{estimator}/{judge}/{panel}"
+                _gain(found, f"share_r08_gain/{gain}", results, other, key, share)
+    key = "lissa_published/nll_loo/published"
+    gain = f"cross_minus_matched_{key}"
+    _gain(found, f"mean_r_gain/{gain}", results, f"cross_{key}", f"matched_{key}", lambda rows: rows[0].mean())
+    # nearer to the true size is better, so the distances change places
+    size = lambda rows: np.median(rows[2])  # noqa: E731
+    _gain(found, f"magnitude_log10_gain/{gain}", results, f"matched_{key}", f"cross_{key}", size)
+    by_chance = 10 / len(results[0]["classes"])
+    over = per_seed(results, f"cross_{key}", lambda rows: rows[3].mean()) - by_chance
+    _add(found, f"overlap_top10_gain/cross_lissa_published_minus_random/{key.partition('/')[2]}", over, "share")
+    for model, truth in (("matched", "nll_loo"), ("cross", "dec_loo")):
+        ends = [f"{model}_{estimator}/{truth}/converged" for estimator in ("exact", "dot")]
+        _gain(found, f"share_r08_gain/{model}_exact_minus_dot/{truth}/converged", results, *ends, share)
+    return found | _class_shares(results, key) | _single(results)
+
+
+def _class_shares(results: Sequence[Mapping[str, np.ndarray]], key: str) -> dict[str, Interval]:
+    """The share in each class, the best class of a seed first; a seed whose labels collapsed has fewer."""
+    found: dict[str, Interval] = {}
+    for model in ("matched", "cross"):
+        ranked = [
+            sorted(
+                (share(one[f"{model}_{key}"][:, one["classes"] == c]) for c in np.unique(one["classes"])), reverse=True
+            )
+            for one in results
+        ]
+        for k, letter in enumerate("abc"):
+            values = np.array([shares[k] for shares in ranked if len(shares) > k])
+            _add(found, f"share_r08_class_{letter}/{model}_{key}", values, "share")
+    return found
+
+
+def _single(results: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval]:
+    """The numbers of which every seed has one: labels left, convergence, basins."""
+    found: dict[str, Interval] = {}
+    for key in sorted({key for one in results for key, value in one.items() if value.ndim == 0}):
+        panel = "published" if key == "labels_left" else key if key.count("/") > 1 else f"{key}/converged"
+        name = f"{key}/matched/{panel}" if key == "labels_left" else panel
+        _add(found, name.replace("moving/converged", "dec_loo/moving"), per_seed(results, key), "")
+    return found
+
+
+def _gain(
+    found: dict[str, Interval], name: str, results: Sequence[Mapping[str, np.ndarray]], better: str, worse: str,
+    measure: Callable,
+) -> None:  # fmt: skip
+    """Paired difference over the seeds that have both."""
+    both = [one for one in results if better in one and worse in one]
+    if len(both) > 1:
+        found[name] = paired_difference(per_seed(both, better, measure), per_seed(both, worse, measure), "seeds")
+
+
+def _add(found: dict[str, Interval], name: str, values: np.ndarray, unit: str, statistic: Callable = np.mean) -> None:
+    """A statistic over seeds; nothing where fewer than two seeds have the number."""
+    if len(values) > 1:
+        found[name] = interval(statistic, values, over="seeds", unit=unit, keep_values=True)

@@ -85,10 +85,10 @@ def build(source: Path, work: Path, html: Path, profile: str) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
     command = [sys.executable, "-c", BOOK, "build", str(source), "--path-output", str(work), *STRICT]
-    env = {**os.environ, "CLIF_PROFILE": profile, "NO_COLOR": "1", PARENT_PID: str(os.getpid())}
+    env = {**os.environ, "CLIF_PROFILE": profile, PARENT_PID: str(os.getpid())}
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        said = done.stdout.replace(f"{source}{os.sep}", "").strip()
+        said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout.replace(f"{source}{os.sep}", "")).strip()
         warnings = "\n".join(line for line in said.splitlines() if re.search("WARNING|ERROR", line))
         raise Failed(f"{warnings or said}\nThe book was not built: jupyter-book ended with {done.returncode}.")
     unfinished.unlink()

@@ -14,7 +14,7 @@ import os
 import re
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -248,3 +248,33 @@ class Store:
                 error.errno,
                 f"no space left for {path.name} ({len(content)} bytes); what is stored is intact: run again with more",
             ) from None
+
+
+def resumable(
+    folder: str | os.PathLike | None, *depends: object
+) -> Callable[[str, Callable[[], Mapping[str, np.ndarray]]], dict[str, np.ndarray]]:
+    """Return ``once(key, compute)``: what is in the store is read, what is not is computed and stored.
+
+    For a long run of a few dozen steps that may be killed. Each fingerprint of ``depends`` has a folder of its own
+    inside ``folder``, so other parameters start afresh and disturb nothing.
+
+    Args:
+        folder: Where the stores lie. None stores nothing: ``once`` then computes each time.
+        depends: All that decides the result, see :func:`fingerprint`: parameters, data, functions, modules they call.
+
+    >>> import tempfile
+    >>> once = resumable(tempfile.mkdtemp(), "settings")
+    >>> once("a", lambda: {"x": np.arange(2)}), once("a", lambda: {"x": np.arange(9)})
+    ({'x': array([0, 1])}, {'x': array([0, 1])})
+    """
+    if folder is None:
+        return lambda _, compute: {name: np.asarray(value) for name, value in compute().items()}
+    mark = fingerprint(*depends)
+    store = Store(Path(folder) / mark[:16], fingerprint=mark)
+
+    def once(key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if not store.has(key):
+            store.save(key, compute())
+        return store.load(key)
+
+    return once

@@ -1,4 +1,4 @@
-"""Parallel retraining: engine against engine, and processes that are really killed. Each call of ``fit`` leaves a line."""
+"""Parallel retraining: engine against engine, and processes that are killed. Each call of ``fit`` leaves a line."""
 
 import collections
 import os

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clif_kit import store as store_module
-from clif_kit.store import Store, StoreFull, StoreLocked, StoreMismatch, fingerprint
+from clif_kit.store import Store, StoreFull, StoreLocked, StoreMismatch, fingerprint, resumable
 
 ARRAYS = {"theta": np.arange(6.0).reshape(2, 3), "steps": np.array([3, 4]), "done": np.array(True)}
 
@@ -268,3 +268,25 @@ def test_a_function_without_source_is_refused():
     exec("def f(x): return x", namespace)
     with pytest.raises(ValueError, match="no source text for f"):
         fingerprint(namespace["f"])
+
+
+def test_resumable_computes_what_is_missing_and_starts_afresh_for_other_settings(tmp_path):
+    calls = []
+
+    def compute(number):
+        calls.append(number)
+        return {"x": np.array([number])}
+
+    def run(*depends, folder=tmp_path):
+        once = resumable(folder, *depends)
+        return [int(once(f"step-{k}", lambda k=k: compute(k))["x"][0]) for k in range(3)]
+
+    assert run(0.1) == run(0.1) == [0, 1, 2]
+    assert calls == [0, 1, 2]
+    next(tmp_path.glob("*/step-1.safetensors")).unlink()
+    assert run(0.1) == [0, 1, 2]
+    assert calls == [0, 1, 2, 1]
+    assert run(0.2) == [0, 1, 2]
+    assert len(calls) == 7
+    assert run(0.1, folder=None) == [0, 1, 2]
+    assert len(calls) == 10

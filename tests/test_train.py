@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from clif_kit.train import Checkpoint, converge, fit, set_seed
+from clif_kit.train import Checkpoint, _polish, converge, fit, set_seed
 
 F64 = torch.float64
 
@@ -94,6 +94,19 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_stream_does_not_matter
     assert not torch.equal(first, other)
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("what", ["order", "noise"])
+def test_the_seed_decides_the_order_and_the_noise(regression, what):
+    x, y = map(torch.from_numpy, regression)
+
+    def losses(params, x, y):
+        return squared(params, x if what == "order" else x * torch.bernoulli(torch.full_like(x, 0.5)), y)
+
+    size = 4 if what == "order" else None
+    ends = [fit(losses, start(), (x, y), steps=5, lr=0.05, batch_size=size, seed=s).params["w"] for s in (0, 1, 1)]
+    assert not torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[1], ends[2])
 
 
 def test_minibatch_training_with_weight_zero_ignores_the_example(regression):
@@ -176,6 +189,13 @@ def test_converge_does_not_climb_to_a_saddle():
 
     fitted = converge(double_well, {"w": torch.tensor([0.1, -0.3])}, (torch.zeros(1),))
     np.testing.assert_allclose(fitted.params["w"].abs().numpy(), 1, atol=1e-8)
+
+
+def test_the_newton_round_does_not_buy_a_smaller_gradient_with_a_higher_objective():
+    """From 1.3, Newton's step on -cos(w) lands at -2.3: flatter, and higher."""
+    found, loss, _ = _polish(lambda w: -torch.cos(w).sum(), torch.tensor([1.3], dtype=F64), 1e-8)
+    assert loss <= -math.cos(1.3)
+    assert loss == -math.cos(float(found))
 
 
 def test_an_exploding_run_stops_and_names_the_step(regression):
