@@ -7,8 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 from clif_kit import fresh, notebooks
+from snakemake.exceptions import WorkflowError
 
 PROFILE = config.get("profile", "quick")
+if PROFILE not in notebooks.PROFILES:
+    raise WorkflowError(f"unknown profile {PROFILE!r}; there are: {', '.join(notebooks.PROFILES)}")
 PAGES = sorted(
     os.path.relpath(path)
     for folder in ("book", "data_scripts")

@@ -151,7 +151,7 @@ def setup():
     backend = os.environ.get("CLIF_TORCH", "")
     want = fingerprint()
     have = stamp.read_text().split() if stamp.exists() else []
-    if have and have[0] == want and backend in ("", have[1]):
+    if len(have) == 2 and have[0] == want and backend in ("", have[1]):
         return
     start = time.monotonic()
     say("setting up .venv (once; downloads about 1 GB of Python packages)")
@@ -256,25 +256,26 @@ def snakemake(*args):
 
 
 def test(args):
-    """Four stages, all of them whatever happens; fails if one fails."""
+    """Three stages, all of them whatever happens; fails if one fails."""
     none_left(args)
-    pytest = (PY, "-m", "pytest", "-v", "-p", "no:cacheprovider")  # -v undoes pyproject's -q: CI reads the closing line
-    html = BUILD / "html" / "committed"
-    apart = ("--ignore=tests/test_book.py", "--ignore=tests/test_browser.py")
-    nbval = ("--nbval-lax", "--nbval-current-env", "notebooks", "-n", "2", "--dist", "loadscope")
+    # -v undoes pyproject's -q: CI reads pytest's closing line. A module's tests stay in one worker.
+    pytest = (PY, "-m", "pytest", "-v", "-p", "no:cacheprovider")
+    both = ("-n", "2", "--dist", "loadscope")
+    units = ("--doctest-modules", "clif_kit", "tests", "--ignore=tests/test_book.py", "--ignore=tests/test_browser.py")
+    nbval = ("--nbval-lax", "--nbval-current-env", "notebooks")
+    pages = (PY, "-m", "clif_kit.pages", "committed")
     stages = (
-        ("unit tests and docstring examples", (*pytest, "--doctest-modules", "clif_kit", "tests", *apart)),
-        ("notebooks, executed again and compared", (*pytest, *nbval)),
-        ("the book, built from what is committed", (PY, "-m", "clif_kit.pages", "committed")),
-        ("the built book", (*pytest, "tests/test_book.py")),
+        ("unit tests and docstring examples", [(*pytest, *units, *both)]),
+        ("notebooks, executed again and compared", [(*pytest, *nbval, *both)]),
+        ("the book, built from what is committed and checked", [pages, (*pytest, "tests/test_book.py")]),
     )
     results = []
-    for i, (title, command) in enumerate(stages, 1):
+    for i, (title, commands) in enumerate(stages, 1):
         say(f"\n--- {i}/{len(stages)} {title}")
         start = time.monotonic()
-        failed = run(*command, check=False, env={"CLIF_BOOK_HTML": str(html)})
+        env = {"CLIF_BOOK_HTML": str(BUILD / "html" / "committed")}
+        failed = any(run(*command, check=False, env=env) for command in commands)  # stops at the first failure
         results.append(f"{'FAILED' if failed else 'passed'} {time.monotonic() - start:4.0f} s  {title}")
-        say("--- " + results[-1])
     say("\n" + "\n".join(results))
     failures = sum(line.startswith("FAILED") for line in results)
     if failures:
@@ -315,6 +316,7 @@ def bench(args):
 
 def lock(args):
     """requirements*.in -> hashed locks -> environment.yml."""
+    none_left([arg for arg in args if arg != "--upgrade"])
     upgrade = ["--upgrade"] if "--upgrade" in args else []
     uv = (ENV / "bin" / "uv", "pip", "compile", "-q", "--universal", "--python-version", "3.11", *upgrade)
     for name in LOCKS:
@@ -358,6 +360,7 @@ def lint(args):
 
 def clean(args):
     """Remove runs and pages; downloads and stores stay unless --all, which also removes .venv."""
+    none_left([arg for arg in args if arg != "--all"])
     gone = [BUILD, ENV] if "--all" in args else [BUILD / name for name in ("run", "src", "html")]
     for folder in [*gone, ROOT / ".snakemake"]:
         shutil.rmtree(str(folder), ignore_errors=True)

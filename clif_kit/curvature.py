@@ -161,11 +161,16 @@ def softmax_hessian(inputs: Tensor, probabilities: Tensor, l2: float = 0.0) -> T
     Returns:
         Shape ``(p, p)``, in the order of :func:`clif_kit.models.logistic`: weight ``(classes, d)``, then bias.
 
+    Raises:
+        ValueError: If the rows of ``probabilities`` do not sum to 1 (logits, say).
+
     >>> softmax_hessian(torch.tensor([[2.0]]), torch.tensor([[0.5, 0.5]]))[:2, :2]
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """
     (n, d), classes = inputs.shape, probabilities.shape[1]
+    if not ((probabilities.sum(1) - 1).abs() < 1e-3).all():  # NaN too
+        raise ValueError("softmax_hessian needs probabilities, rows that sum to 1: torch.softmax(logits, dim=1)")
     extended = torch.cat([inputs, inputs.new_ones(n, 1)], dim=1)  # (n, d + 1)
     index = torch.arange(classes * (d + 1), device=inputs.device)
     place = torch.cat([index[: classes * d].view(classes, d), index[classes * d :, None]], dim=1)  # (classes, d + 1)

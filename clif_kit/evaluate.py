@@ -63,12 +63,14 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float:
     """Pearson correlation of two samples of shape ``(n,)``.
 
     Raises:
-        ValueError: If the shapes differ, a value is NaN, or a sample is constant (then r is not defined).
+        ValueError: If the shapes differ, a value is not finite, or a sample is constant (then r is not defined).
 
     >>> round(pearson([1, 2, 3], [1, 2, 4]), 3)
     0.982
     """
     a, b = _pair(a, b)
+    if not np.isfinite([a, b]).all():
+        raise ValueError("Pearson's r needs finite numbers; with infinite ones only ranks make sense: spearman")
     return float(np.clip(np.corrcoef(a, b)[0, 1], -1.0, 1.0))
 
 

@@ -170,7 +170,8 @@ def with_kmeans_centres(net: Net, params: Params, x: Tensor, *, seed: int, noise
     from sklearn.cluster import KMeans  # half a second to import, and only this function needs it
 
     clusters, hidden = params["centres"].shape
-    found = KMeans(clusters, n_init=3, random_state=seed).fit(encode(params, x, net).numpy()).cluster_centers_
+    encodings = encode(params, x, net).detach().cpu().numpy()
+    found = KMeans(clusters, n_init=3, random_state=seed).fit(encodings).cluster_centers_
     draw = torch.randn(clusters, hidden, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return {**params, "centres": (torch.from_numpy(found) + noise * draw).to(params["centres"])}
 

@@ -27,16 +27,21 @@ def keep_weights(n: int, removals: Removals) -> Tensor:
 
     Raises:
         IndexError: If an index is not in 0, ..., n - 1.
-        ValueError: If a removal leaves nothing.
+        TypeError: If a removal is a mask.
+        ValueError: If a removal leaves nothing, or there is no removal.
 
     >>> keep_weights(3, [[0], [1, 2], []])
     tensor([[0., 1., 1.],
             [1., 0., 0.],
             [1., 1., 1.]], dtype=torch.float64)
     """
+    if not len(removals):
+        raise ValueError("no removals; leave-one-out is [[i] for i in range(n)]")
     weights = torch.ones(len(removals), n, dtype=torch.float64)
     for row, removal in zip(weights, removals, strict=True):
         for index in removal:
+            if isinstance(index, bool | np.bool_):
+                raise TypeError("a removal is a sequence of indices, not a mask: numpy.flatnonzero(mask)")
             if not 0 <= index < n:
                 raise IndexError(f"cannot remove example {index} of {n}")
             row[index] = 0
@@ -116,6 +121,7 @@ def map_seeds(
         One dictionary a seed, in the order of ``seeds``.
 
     Raises:
+        ValueError: If a seed comes twice.
         StoreLocked: If another process works on the same store.
 
     >>> import tempfile
@@ -124,6 +130,8 @@ def map_seeds(
     [{'square': array(9)}, {'square': array(1)}]
     """
     home, keys = (platform.node(), os.getpid()), {seed: f"seed-{seed:06d}" for seed in seeds}
+    if len(keys) < len(seeds):
+        raise ValueError(f"each seed once, got {list(seeds)}")
     with store.lock(), tqdm(total=len(keys), disable=not progress, unit="seed") as bar:
         todo = [seed for seed, key in keys.items() if not store.has(key)]
         bar.update(len(keys) - len(todo))

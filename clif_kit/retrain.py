@@ -111,17 +111,18 @@ def retrain_quasi_newton(
     tol: float = 1e-10,
     max_iter: int = 100,
     memory: int = 10,
+    newton: bool = True,
     chunk: int = 32,
     progress: bool = False,
 ) -> Retrained:
     r"""Retrain from the full model's optimum by L-BFGS, with one factorised Hessian as the start for all models.
 
     Removing one example in hundreds hardly changes the curvature, so a few steps do and no model needs a Hessian of its
-    own: many times faster than :func:`retrain_newton`, and possible where that is too large. A model that ``max_iter``
-    steps do not bring to ``tol`` is finished by Newton's method with its own Hessian.
+    own: many times faster than :func:`retrain_newton`.
 
-    The first step is the influence approximation, what follows is not: every model goes on until the gradient of its
-    own objective vanishes. Where :math:`H \succeq \lambda I` that bounds the error whatever the steps were:
+    The first step is the influence approximation (divided by :math:`|K|`, where a score has n), what follows is not:
+    every model goes on until the gradient of its own objective vanishes. Where :math:`H_K \succeq \lambda I`
+    everywhere, that bounds the error whatever the steps were:
     :math:`\|\theta - \hat\theta_K\| \le \|g_K\| / \lambda`.
 
     Args:
@@ -131,13 +132,17 @@ def retrain_quasi_newton(
         removals: Indices to leave out, one sequence a model.
         solve: ``b -> (H + damping I)^-1 b`` of the full model, positive definite, for a stack ``(c, p)`` of vectors.
         tol: A model is done when the norm of its gradient is at most this.
-        max_iter: Steps allowed per model, before Newton's method takes over.
-        memory: Past steps that L-BFGS remembers.
+        max_iter: L-BFGS steps allowed per model.
+        memory: Past steps that L-BFGS remembers, 1 or more.
+        newton: Finish what is not converged by then as :func:`retrain_newton` does, each model with its own Hessian.
         chunk: Models at a time.
         progress: Draw a bar on the error stream.
 
     Returns:
-        Models in the order of ``removals``; a ``RuntimeWarning`` says how many did not converge.
+        Models in the order of ``removals``; with ``newton`` a ``RuntimeWarning`` says how many did not converge.
+
+    Raises:
+        FloatingPointError: If the objective of a model is not finite at the start.
 
     >>> square = lambda params, x: (params["w"] - x) ** 2 / 2
     >>> x = torch.tensor([0.0, 3.0, 6.0], dtype=torch.float64)
@@ -151,7 +156,7 @@ def retrain_quasi_newton(
         for part in tqdm(keep.split(chunk), disable=not progress, unit="chunk")
     ]
     theta, norms, steps = (torch.cat(column) for column in zip(*done, strict=True))
-    if (rest := (norms > tol).cpu()).any():
+    if newton and (rest := ~(norms <= tol)).any():  # NaN too
         finished = _finish(family, theta[rest], keep[rest], 20, chunk, progress)
         theta[rest], norms[rest] = flatten(finished.params, leading=1), finished.grad_norm
         steps[rest] += finished.steps
@@ -160,11 +165,11 @@ def retrain_quasi_newton(
 
 def _quasi_newton(family, theta, keep, solve, max_iter, memory) -> tuple[Tensor, Tensor, Tensor]:
     """L-BFGS for one chunk: parameters ``(c, p)``, gradient norms ``(c,)``, steps ``(c,)``."""
-    slope, value = family.slopes(theta, keep)
-    steps, length = torch.zeros(len(theta), dtype=torch.long), theta.new_ones(len(theta))
+    slope, value = _finite_slopes(family, theta, keep)
+    steps, length = torch.zeros_like(value, dtype=torch.long), torch.ones_like(value)
     moves: list[tuple[Tensor, Tensor]] = []  # changes of theta and of the slope, (c, p) each
     for _ in range(max_iter):
-        todo = (slope.norm(dim=1) > family.tol).cpu().nonzero()[:, 0]
+        todo = (slope.norm(dim=1) > family.tol).nonzero()[:, 0]
         if not len(todo):
             break
         step = -length[todo, None] * _two_loops(slope[todo], [(s[todo], y[todo]) for s, y in moves], solve)
@@ -279,15 +284,21 @@ def _finish(family: _Family, theta: Tensor, keep: Tensor, max_iter: int, chunk: 
     return Retrained(unflatten(theta, family.like), norms, steps, converged)
 
 
-def _newton(family: _Family, theta: Tensor, keep: Tensor, max_iter: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Newton's method for one chunk: parameters ``(c, p)``, gradient norms ``(c,)``, steps ``(c,)``."""
-    theta, (slope, value) = theta.clone(), family.slopes(theta, keep)
+def _finite_slopes(family: _Family, theta: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients ``(c, p)`` and values ``(c,)`` where the steps begin; a value that is not finite ends the run."""
+    slope, value = family.slopes(theta, keep)
     if not torch.isfinite(value).all():
         raise FloatingPointError(f"the objective of {int((~torch.isfinite(value)).sum())} models is not finite")
-    steps = torch.zeros(len(theta), dtype=torch.long)
-    stuck = torch.zeros(len(theta), dtype=torch.bool)
+    return slope, value
+
+
+def _newton(family: _Family, theta: Tensor, keep: Tensor, max_iter: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Newton's method for one chunk: parameters ``(c, p)``, gradient norms ``(c,)``, steps ``(c,)``."""
+    theta, (slope, value) = theta.clone(), _finite_slopes(family, theta, keep)
+    steps = torch.zeros_like(value, dtype=torch.long)
+    stuck = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(max_iter):
-        todo = ((slope.norm(dim=1) > family.tol).cpu() & ~stuck).nonzero()[:, 0]
+        todo = ((slope.norm(dim=1) > family.tol) & ~stuck).nonzero()[:, 0]
         if not len(todo):
             break
         before = steps.clone()
@@ -302,9 +313,9 @@ def _descend(
     value: Tensor, steps: Tensor,
 ) -> None:  # fmt: skip
     """Take steps with one eigendecomposition a model, in place, for as long as they pay."""
-    (lam, vectors), damping = eigen, torch.full((len(todo), 1), family.damping).to(theta)
+    (lam, vectors), damping = eigen, theta.new_full((len(todo), 1), family.damping)
     top = lam.abs().amax(1, keepdim=True)
-    pending = torch.arange(len(todo))  # rows of ``eigen`` still in use
+    pending = torch.arange(len(todo), device=todo.device)  # rows of ``eigen`` still in use
     for _ in range(40):
         rows = todo[pending]
         step = _step(lam[pending], vectors[pending], slope[rows], damping[pending], family.tol)

@@ -101,10 +101,11 @@ def _execute(path: Path, target: Path, values: Mapping[str, Any], label: str) ->
 
     partial = target.with_suffix(".partial.ipynb")
     cells = notebooks.read(path)
+    injected = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}  # papermill writes "(1,)"
     with Progress(path.stem, cells, shift=bool(values)) as progress:
         try:
             nb = papermill.execute_notebook(
-                path, partial, dict(values), kernel_name="python3", language="python", cwd=path.parent,
+                path, partial, injected, kernel_name="python3", language="python", cwd=path.parent,
                 progress_bar=False, record_timing=False,
                 kernel_manager_class=_kernel_manager(), on_cell_start=progress.cell_start,
             )  # fmt: skip

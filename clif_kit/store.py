@@ -43,12 +43,12 @@ def fingerprint(*things: object) -> str:
     """Return a SHA-256 of things that decide a result: the same in every process, on every machine.
 
     Functions and classes count by source text (functions also by defaults and by what they close over; a function or
-    module that they merely call does not, so pass it too); modules by the text of their file; dataclasses by name and
-    fields; dicts regardless of order; lists and tuples alike; arrays and tensors by dtype, shape and bytes;
-    ``torch.nn.Module`` by class, printed structure and weights.
+    module that they merely call and a global that they read do not, so pass them too); modules by the text of their
+    file; dataclasses by name and fields; dicts regardless of order; lists and tuples alike; arrays and tensors by
+    dtype, shape and bytes; ``torch.nn.Module`` by class, printed structure and weights.
 
     Raises:
-        TypeError: For anything else, since its ``repr`` may hold an address.
+        TypeError: For anything else, since its ``repr`` may hold an address; for what contains itself.
         ValueError: For a function whose source cannot be had, as with ``python -c``.
 
     >>> fingerprint({"a": 1, "b": 2.5}) == fingerprint({"b": 2.5, "a": 1})
@@ -56,7 +56,10 @@ def fingerprint(*things: object) -> str:
     >>> fingerprint(np.zeros(3)) == fingerprint(np.zeros((3, 1)))
     False
     """
-    return _digest(things).hex()
+    try:
+        return _digest(things).hex()
+    except RecursionError:
+        raise TypeError("cannot fingerprint what contains itself (a nested function that calls itself?)") from None
 
 
 def _digest(thing: object) -> bytes:
@@ -82,7 +85,7 @@ def _describe(thing: object) -> tuple[str, list]:
         case np.ndarray() if thing.dtype.kind in "biufcSU":
             return f"array {thing.dtype.name} {list(thing.shape)}", [np.ascontiguousarray(thing).tobytes()]
         case list() | tuple():
-            return "list", list(thing)
+            return "list", list(map(_digest, thing))  # of one length each: bytes as they are would run together
         case set() | frozenset():
             return "set", sorted(map(_digest, thing))
         case Mapping():

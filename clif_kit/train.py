@@ -159,7 +159,7 @@ def fit(
                 group["lr"] = rate(step)
             machine.zero_grad()
             objective = _mean(losses(leaves, *(value[rows] for value in batch)), scaled, rows)
-            history.append(_finite(objective, step))
+            history.append(_finite(objective, step, "lower the learning rate"))
             objective.backward()
             machine.step()
             if checkpoint_every and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
@@ -214,7 +214,7 @@ def converge(
 
     def closure() -> Tensor:
         value = objective(theta)
-        history.append(_finite(value, len(history)))
+        history.append(_finite(value, len(history), "start elsewhere, or look for NaN in the data"))
         (theta.grad,) = torch.autograd.grad(value, theta)
         return value
 
@@ -290,9 +290,9 @@ def _objective(losses: Losses, params: Params, batch: tuple[Tensor, ...], scaled
     return sum(float(mean) * len(rows) for mean, rows in zip(means, parts, strict=True)) / len(batch[0])
 
 
-def _finite(objective: Tensor, step: int) -> float:
+def _finite(objective: Tensor, step: int, advice: str) -> float:
     if not torch.isfinite(objective):
-        raise FloatingPointError(f"the objective is {objective.item()} at step {step}: lower the learning rate")
+        raise FloatingPointError(f"the objective is {objective.item()} at step {step}: {advice}")
     return objective.item()
 
 

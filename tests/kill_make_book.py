@@ -1,15 +1,16 @@
 """The kill drill: SIGKILL `make book` at several moments, twice each, and see that `make book` again ends well.
 
-    python tests/kill_make_book.py [--work FOLDER]      about ten minutes; not run by pytest
+    python tests/kill_make_book.py [--work FOLDER] [--random 5]      about ten minutes; not run by pytest
 
-It copies this checkout to a folder, replaces the chapters by slow throw-away notebooks (one with joblib workers). At
-each moment it kills once only the top process (make) and once the whole tree. Then nothing that belonged to the killed run
-may be alive after 30 s, and the same command must exit 0, with every page there.
+It copies this checkout to a folder and replaces the chapters by slow throw-away notebooks (one with joblib workers). At
+each moment it kills once only the top process (make) and once the whole tree. Then nothing that belonged to the killed
+run may be alive after 30 s, and the same command must exit 0, with every page there.
 """
 
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -92,30 +93,33 @@ def alive(mark: str) -> list[psutil.Process]:
     return found
 
 
-def kill(process: subprocess.Popen, mark: str, whole_tree: bool) -> int:
-    """SIGKILL make, or make and everything below it; how many processes there were."""
+def kill(process: subprocess.Popen, mark: str, kind: str) -> int:
+    """SIGKILL `top` (make), `bootstrap` (bootstrap.py) or the `tree` of both; how many processes there were."""
     family = alive(mark)
-    for member in family if whole_tree else []:
+    if kind == "bootstrap":
+        next(member for member in family if "bootstrap.py" in member.cmdline()).kill()
+    for member in family if kind == "tree" else []:
         member.send_signal(signal.SIGSTOP)  # so that none can start another meanwhile
-    for member in alive(mark) if whole_tree else []:
-        member.send_signal(signal.SIGKILL)
-    process.kill()
+    for member in alive(mark) if kind == "tree" else []:
+        member.kill()
+    if kind == "top":
+        process.kill()
     process.wait()
     return len(family)
 
 
-def drill(repo: Path, moment: str, whole_tree: bool) -> bool:
-    """One kill and what follows; prints one line."""
-    mark = f"{moment}-{'tree' if whole_tree else 'top'}"
+def drill(repo: Path, moment: str, kind: str, after: float | None = None) -> bool:
+    """One kill, at a moment or so many seconds after the start, and what follows; prints one line."""
+    mark = f"{moment}-{kind}" if after is None else f"{after:.1f}s-{kind}"
     prepare(repo, moment)
     process, log = start(repo, mark)
     began = time.monotonic()
-    while not MOMENTS[moment](repo, log.read_text()):
+    while not (MOMENTS[moment](repo, log.read_text()) if after is None else time.monotonic() - began > after):
         if process.poll() is not None or time.monotonic() - began > 300:
-            print(f"{mark:16} the moment never came; see {log}", flush=True)
-            return False
+            print(f"{mark:20} the run was over before; see {log}", flush=True)
+            return after is not None and process.returncode == 0
         time.sleep(0.02)
-    size = kill(process, mark, whole_tree)
+    size = kill(process, mark, kind)
     killed = time.monotonic()
     while (left := alive(mark)) and time.monotonic() - killed < 30:
         time.sleep(0.05)
@@ -126,7 +130,7 @@ def drill(repo: Path, moment: str, whole_tree: bool) -> bool:
     pages = [repo / "_build/html/quick/notebooks" / f"{name}.html" for name in ("01_slow", "02_workers", "03_slow")]
     good = not left and code == 0 and all(page.exists() for page in pages) and not alive(f"{mark}-again")
     text = f"{size:2} processes, {f'{len(left)} LEFT' if left else 'gone'} after {gone:4.1f} s"
-    print(f"{mark:16} {text}; again: exit {code} in {took:3.0f} s  {'ok' if good else second_log}", flush=True)
+    print(f"{mark:20} {text}; again: exit {code} in {took:3.0f} s  {'ok' if good else second_log}", flush=True)
     return good
 
 
@@ -143,13 +147,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
     parser.add_argument("--moment", choices=MOMENTS, action="append", help="only this moment")
+    parser.add_argument("--kind", choices=("top", "bootstrap", "tree"), action="append", help="default: top and tree")
+    parser.add_argument("--random", type=int, default=0, help="so many kills more, at random moments")
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="clif-drill-"))
     repo = work / "repo"
     if not repo.exists():
         checkout(repo)
-    moments = args.moment or list(MOMENTS)
-    results = [drill(repo, moment, tree) for moment in moments for tree in (False, True)]
+    moments, kinds = args.moment or list(MOMENTS), args.kind or ["top", "tree"]
+    results = [drill(repo, moment, kind) for moment in moments for kind in kinds]
+    results += [drill(repo, "notebooks", kinds[i % len(kinds)], random.uniform(0.2, 30)) for i in range(args.random)]
     print(f"{sum(results)} of {len(results)} ended well; logs in {work}")
     return 0 if all(results) else 1
 

@@ -8,7 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from clif_kit.curvature import gauss_newton, hessian, hvp, softmax_hessian
-from clif_kit.gradients import flatten
+from clif_kit.gradients import flatten, with_l2
+from clif_kit.models import cross_entropy as models_cross_entropy
+from clif_kit.models import logistic
 
 UNEQUAL = [None, 1, 2, 5, 22, 1000]  # the case sizes are prime, so 2, 5 and 22 leave a shorter last chunk
 
@@ -128,3 +130,16 @@ def test_softmax_hessian_is_the_hessian_in_the_order_of_the_parameters():
     closed = softmax_hessian(x, torch.softmax(cases.softmax_outputs(case.params, x), dim=1), l2=0.1)
     np.testing.assert_allclose(closed, oracles.autograd_hessian(case.losses, case.params, case.batch), atol=1e-13)
     assert torch.equal(closed, closed.T)
+
+
+def test_softmax_hessian_refuses_logits():
+    x = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="needs probabilities"):
+        softmax_hessian(x, torch.tensor([[2.0, 1.0]] * 3, dtype=torch.float64))
+
+
+def test_softmax_hessian_has_the_order_of_models_logistic():
+    net, x, y = logistic(3, 4), torch.randn(7, 3, dtype=torch.float64), torch.arange(7) % 4
+    params = net.init(0)
+    expected = oracles.autograd_hessian(with_l2(models_cross_entropy(net), 0.2), params, (x, y))
+    np.testing.assert_allclose(softmax_hessian(x, torch.softmax(net(params, x), 1), 0.2), expected, atol=1e-13)

@@ -159,6 +159,24 @@ def test_a_changed_lock_installs_again_but_keeps_the_environment(fake):
     assert fake.done == ["venv", "cpu", "cpu"]
 
 
+def test_a_stamp_that_was_cut_off_means_set_up_again(fake):
+    bootstrap.setup()
+    (fake.env / ".stamp").write_text(bootstrap.fingerprint())
+    bootstrap.setup()
+    assert fake.done == ["venv", "cpu", "cpu"]
+
+
+def test_a_mistyped_option_removes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    monkeypatch.setattr(bootstrap, "BUILD", tmp_path)
+    with pytest.raises(bootstrap.Stop, match="does not know --al"):
+        bootstrap.clean(["--al"])
+    with pytest.raises(bootstrap.Stop, match="does not know --upgrad"):
+        bootstrap.lock(["--upgrad"])
+    assert (tmp_path / "run").exists()
+
+
 def test_another_torch_is_installed_when_asked_for_and_then_kept(fake, monkeypatch):
     bootstrap.setup()
     monkeypatch.setenv("CLIF_TORCH", "cu130")

@@ -53,6 +53,12 @@ def test_nan_raises(call):
         call(float("nan"))
 
 
+def test_an_infinite_score_has_a_rank_but_no_pearson():
+    with pytest.raises(ValueError, match="finite"):
+        evaluate.pearson([1, 2, np.inf], [1, 2, 3])
+    assert evaluate.spearman([1, 2, np.inf], [1, 2, 3]) == pytest.approx(1.0)
+
+
 def test_a_constant_sample_has_no_correlation():
     with pytest.raises(ValueError, match="vary"):
         evaluate.pearson([1, 1, 1], [1, 2, 3])

@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pytest
 
-from clif_kit.parallel import retrain_parallel
+from clif_kit.parallel import map_seeds, retrain_parallel
 from clif_kit.store import Store, StoreLocked
 
 N = 24
@@ -230,3 +230,45 @@ with Store(sys.argv[1], fingerprint="f" * 64).lock():
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+
+
+def study_of(log, broken=None):
+    """A study that leaves a line a call. Nested, so that workers get it by value."""
+
+    def study(seed):
+        import os
+
+        import numpy
+
+        if seed == broken:
+            raise ArithmeticError(f"no luck with seed {seed}")
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()} {seed} 1\n")
+        return {"draws": numpy.random.default_rng(seed).normal(size=3), "seed": numpy.array(seed)}
+
+    return study
+
+
+def test_seeds_in_parallel_are_the_plain_loop_in_the_order_asked_for(store, log):
+    seeds = [7, 0, 12, 3]
+    got = map_seeds(study_of(str(log)), seeds, store=store, progress=False)
+    assert [int(result["seed"]) for result in got] == seeds
+    for result, seed in zip(got, seeds, strict=True):
+        np.testing.assert_array_equal(result["draws"], np.random.default_rng(seed).normal(size=3))
+    counted, workers = calls(log)
+    assert counted == dict.fromkeys(seeds, 1)
+    assert os.getpid() not in workers
+
+
+def test_finished_seeds_are_never_done_again_and_more_can_follow(store, log):
+    with pytest.raises(ArithmeticError, match="seed 5"):
+        map_seeds(study_of(str(log), broken=5), [1, 2, 5, 9], store=store, n_jobs=1, progress=False)
+    assert store.keys() == ["seed-000001", "seed-000002"]
+    got = map_seeds(study_of(str(log)), np.array([9, 5, 2, 1]), store=store, n_jobs=1, progress=False)
+    assert [int(result["seed"]) for result in got] == [9, 5, 2, 1]
+    assert calls(log)[0] == dict.fromkeys([1, 2, 5, 9], 1)
+
+
+def test_a_seed_that_comes_twice_is_refused(store, log):
+    with pytest.raises(ValueError, match="each seed once"):
+        map_seeds(study_of(str(log)), [1, 2, 1], store=store, n_jobs=1, progress=False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from clif_kit import retrain
 from clif_kit.gradients import flatten, unflatten, with_l2
 from clif_kit.models import clustering_net, cross_entropy, mlp
 from clif_kit.retrain import (
@@ -265,6 +266,11 @@ def test_keep_weights_by_hand_and_what_it_refuses():
             keep_weights(4, [removal])
     with pytest.raises(ValueError, match="at least one"):
         keep_weights(2, [[0, 1]])
+    with pytest.raises(ValueError, match="no removals"):
+        keep_weights(2, [])
+    for mask in ([True, False], np.array([False, False])):
+        with pytest.raises(TypeError, match="not a mask"):
+            keep_weights(2, [mask])
 
 
 def test_no_warning_when_all_is_well():
@@ -319,3 +325,71 @@ def test_a_net_that_quasi_newton_does_not_finish_is_finished_by_newton(net_case)
             gradient, eigenvalues = gradient_and_curvature(losses, theta, batch, removal)
             assert float(gradient.norm()) <= 1e-10
             assert eigenvalues[0] > -1e-8
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_two_loops_are_the_dense_bfgs_update_of_the_inverse(turned):
+    """H <- (I - r s y') H (I - r y s') + r s s', r = 1 / s.y; a pair with s.y <= 0 is left out."""
+    rng = np.random.default_rng(5)
+    models, p, start = 3, 4, np.diag([0.1, 0.5, 1.0, 3.0])
+    root = rng.normal(size=(models, p, p))
+    curvature = root @ root.transpose(0, 2, 1) + np.eye(p)
+    s = rng.normal(size=(5, models, p))
+    y = np.einsum("mij,kmj->kmi", curvature, s)
+    if turned:
+        y[2, 1] *= -1  # one model, one step
+    slope = rng.normal(size=(models, p))
+    moves = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(s, y, strict=True)]
+    got = retrain._two_loops(torch.from_numpy(slope), moves, lambda b: b @ torch.from_numpy(start))
+    for m in range(models):
+        inverse = start
+        for a, b in zip(s[:, m], y[:, m], strict=True):
+            if a @ b > 0:
+                left = np.eye(p) - np.outer(a, b) / (a @ b)
+                inverse = left @ inverse @ left.T + np.outer(a, a) / (a @ b)
+        np.testing.assert_allclose(got[m].numpy(), inverse @ slope[m], rtol=1e-10)
+
+
+def test_quasi_newton_does_without_newton_and_its_first_step_is_the_influence(monkeypatch):
+    """Newton's finish would hide a wrong step, so there is none here."""
+    monkeypatch.setattr(retrain, "_finish", lambda *_: pytest.fail("Newton was called"))
+    x, y = regression(40, 4)
+    full = ridge(x, y, np.arange(40), 0.3)
+    batch, removals = (torch.from_numpy(x), torch.from_numpy(y)), [[i] for i in range(40)]
+    args = with_l2(squared, 0.3), {"w": torch.from_numpy(full)}, batch, removals, ridge_solve(x, 0.3)
+    got = retrain_quasi_newton(*args, tol=1e-11)
+    np.testing.assert_allclose(got.params["w"].numpy(), [ridge(x, y, without(40, r), 0.3) for r in removals], rtol=1e-9)
+    assert int(got.steps.max()) <= 8  # H - H_K is a multiple of I plus one of x x.: few steps, and never max_iter
+
+    slopes = x * (x @ full - y)[:, None] + 0.3 * full  # (n, p)
+    influence = np.linalg.solve(x.T @ x / 40 + 0.3 * np.eye(4), slopes.T).T / 39
+    left = torch.ones(40, dtype=F64), torch.zeros(40, dtype=torch.long), torch.zeros(40, dtype=torch.bool)
+    monkeypatch.setattr(retrain, "_finish", lambda family, theta, *_: Retrained(unflatten(theta, family.like), *left))
+    first = retrain_quasi_newton(*args, max_iter=1).params["w"].numpy()
+    np.testing.assert_allclose(first - full, influence, rtol=1e-9)
+
+
+def test_quasi_newton_refuses_a_start_that_is_not_finite():
+    """One NaN in the data must not come back as models without a warning."""
+    x = torch.tensor([0.0, 1.0, np.nan], dtype=F64)
+    start = {"w": torch.tensor(1.0, dtype=F64)}
+    with pytest.raises(FloatingPointError, match="of 2 models is not finite"):
+        retrain_quasi_newton(lambda params, x: (params["w"] - x).square(), start, (x,), [[0], [1]], lambda b: b)
+
+
+def test_nothing_is_made_on_the_default_device_instead_of_the_data_s(monkeypatch):
+    """With "meta" as the default, a tensor made without a device cannot be mixed with the data's."""
+    x, y = regression(25, 4)
+    batch = torch.from_numpy(x), torch.from_numpy(y)
+    removals = [[0], [3, 4]]
+    keep, solve = keep_weights(25, removals), ridge_solve(x, 0.3)
+    monkeypatch.setattr(retrain, "keep_weights", lambda *_: keep)
+    full = {"w": torch.from_numpy(ridge(x, y, np.arange(25), 0.3))}
+    with torch.device("meta"):
+        both = (
+            retrain_newton(with_l2(squared, 0.3), full, batch, removals),
+            retrain_quasi_newton(with_l2(squared, 0.3), full, batch, removals, solve),
+        )
+    for got in both:
+        assert {t.device.type for t in (got.params["w"], got.grad_norm, got.steps, got.converged)} == {"cpu"}
+        np.testing.assert_allclose(got.params["w"][1], ridge(x, y, without(25, [3, 4]), 0.3), rtol=1e-9)

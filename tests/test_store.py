@@ -225,6 +225,7 @@ def test_different_things_have_different_fingerprints():
         np.zeros(2, int), np.array(["a"]), np.array(["b"]),
         Settings(), Settings(lr=0.2), OtherSettings(), Settings, OtherSettings,
         scaled(2), scaled(3), functools.partial(scaled, 2), functools.partial(scaled, 3), scaled, torch.tanh, torch.sin,
+        [b"ab", b"c"], [b"a", b"bc"], [b"abc"],
         torch.float32, torch.float64, *layers, store_module, warnings, Settings().doubled, torch.nn.Tanh, torch.nn.ReLU,
     ]  # fmt: skip
     prints = [fingerprint(t) for t in things]
@@ -290,3 +291,21 @@ def test_resumable_computes_what_is_missing_and_starts_afresh_for_other_settings
     assert len(calls) == 7
     assert run(0.1, folder=None) == [0, 1, 2]
     assert len(calls) == 10
+
+
+def test_what_contains_itself_is_refused_in_words():
+    def factorial(n):
+        return 1 if n < 2 else n * factorial(n - 1)
+
+    with pytest.raises(TypeError, match="contains itself"):
+        fingerprint(factorial)
+
+
+def test_resumable_keeps_what_was_done_before_an_error(tmp_path):
+    once = resumable(tmp_path, "settings")
+    once("a", lambda: {"x": np.array(1)})
+    with pytest.raises(ZeroDivisionError):
+        once("b", lambda: {"x": np.array(1 // 0)})
+    again = resumable(tmp_path, "settings")
+    assert again("a", lambda: pytest.fail("computed twice"))["x"] == 1
+    assert again("b", lambda: {"x": np.array(2)})["x"] == 2

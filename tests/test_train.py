@@ -203,6 +203,11 @@ def test_an_exploding_run_stops_and_names_the_step(regression):
         fit(squared, start(), tuple(map(torch.from_numpy, regression)), steps=2000, lr=10.0, optimizer=torch.optim.SGD)
 
 
+def test_converge_does_not_speak_of_a_learning_rate_that_it_does_not_have():
+    with pytest.raises(FloatingPointError, match=r"at step 0: start elsewhere"):
+        converge(lambda params, x: params["w"] * x, start(), (torch.full((3,), math.nan),))
+
+
 @pytest.mark.parametrize("weights", [torch.ones(11), -torch.ones(12), torch.zeros(12), torch.full((12,), math.nan)])
 def test_bad_weights_are_refused(regression, weights):
     with pytest.raises(ValueError, match="weights must be 12 numbers"):
