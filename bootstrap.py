@@ -345,9 +345,8 @@ def environment_yml():
         "dependencies:",
         "  - python=3.11",
         "  - pip",
+        "  - pytorch-cpu={}.*".format(TORCH.split("==")[1].rsplit(".", 1)[0]),  # pip's torch may be a CUDA build
         "  - pip:",
-        "      - --extra-index-url https://download.pytorch.org/whl/cpu",
-        f"      - {TORCH}",
     ]
     lines += [f"      - {json.dumps(pin) if ' ' in pin else pin}" for pin in pins(LOCKS[0])]
     return "\n".join([*lines, "      - -e .", ""])

@@ -68,10 +68,11 @@ def test_environment_yml_is_what_make_lock_writes():
 
 def test_environment_yml_equals_the_lock_without_hashes():
     *conda, pip = CONDA["dependencies"]
-    index, torch, *pins, editable = pip["pip"]
+    *pins, editable = pip["pip"]
     assert pins == bootstrap.pins("requirements.lock")
-    assert torch == bootstrap.TORCH
-    assert (index.split()[0], editable) == ("--extra-index-url", "-e .")
+    assert editable == "-e ."
+    torch = next(spec for spec in conda if spec.startswith("pytorch-cpu="))
+    assert bootstrap.TORCH.split("==")[1].startswith(torch.split("=")[1].removesuffix("*"))
     assert "--hash" not in (ROOT / "environment.yml").read_text("utf-8")
     assert all(SPEC.fullmatch(spec) for spec in conda)
     assert [Requirement(pin) for pin in pins]
