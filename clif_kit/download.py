@@ -11,15 +11,19 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-import pooch
 import requests
 
 from clif_kit import registry
 from clif_kit.registry import ROOT, Corrupt, DataError, DataSet, File, Missing
+
+with warnings.catch_warnings():  # in a kernel without widgets its progress bar complains on import
+    warnings.simplefilter("ignore")
+    import pooch
 
 MAX_UNPACKED = 4 * 2**30  # bytes; no set comes near
 TIMEOUT = 30  # seconds without an answer
