@@ -188,29 +188,49 @@ def train(
 
 
 def carried_retrainings(
-    task: Task, target: Tensor, *, sweeps: int, steps: int = 2, lr: float = 1e-3
+    task: Task, target: Tensor, *, sweeps: int, steps: int = 2, lr: float = 1e-3, order: Tensor | None = None
 ) -> Iterator[Tensor]:
     """The authors' leave-one-out loop: every model from the start, all with ONE Adam whose moments are never reset.
 
     One sweep retrains without point 0, 1, ..., n - 1; their code does one sweep for each test point. What a sweep finds
-    depends on the sweeps before it, less and less: the slower moment forgets a factor 0.999 a step.
+    depends on the sweeps before it, less and less (the slower moment forgets a factor 0.999 a step), and what a
+    retraining finds depends on the few before it (the faster one: 0.9), so on the order of the points.
+
+    Args:
+        task: Data and start.
+        target: As for :func:`stacked_gradients`, but not None.
+        sweeps: How many to make.
+        steps: Adam steps of each retraining.
+        lr: Of these.
+        order: In which the points are left out, a permutation. None: as they are, class by class.
 
     Yields:
-        The models of one sweep, ``(n, p)``.
+        The models of one sweep, ``(n, p)``; row i is without point i, whatever the order.
     """
     keep = 1 - torch.eye(len(task.x)).to(task.x)
     first = stacked_gradients(task.net, task.start.expand(len(keep), -1), task.x, target, keep)  # always the same
-    adam = _Adam(lr)
+    turns = range(len(keep)) if order is None else order.tolist()
+    adam, models = _Adam(lr), torch.empty_like(first)
     for _ in range(sweeps):
-        models = []
-        for slope, weights in zip(first, keep, strict=True):
-            theta = adam.step(task.start, slope)
+        for i in turns:
+            theta = adam.step(task.start, first[i])
             for _ in range(steps - 1):
-                theta = adam.step(theta, stacked_gradients(task.net, theta[None], task.x, target, weights[None])[0])
-            models.append(theta)
-        yield torch.stack(models)
+                slope = stacked_gradients(task.net, theta[None], task.x, target, keep[i : i + 1])[0]
+                theta = adam.step(theta, slope)
+            models[i] = theta
+        yield models.clone()
 
 
 def query_losses(task: Task, theta: Tensor, y: Tensor) -> Tensor:
     """Negative log-likelihood of every test point under m models ``(m, p)``: ``(n, m)``, nats."""
     return -log_q(task.net, theta, task.x)[:, torch.arange(len(y)), y].T
+
+
+def query_changes(task: Task, theta: Tensor, models: Tensor, y: Tensor) -> Tensor:
+    """Query losses of the retrained models minus that of the full one, ``(n, m)``; positive = the point had helped."""
+    return query_losses(task, models, y) - query_losses(task, theta[None], y)
+
+
+def elsewhere(task: Task, models: Tensor, others: Tensor, most: float = 0.1) -> Tensor:
+    """Which models lie in another basin: the assignment of some point differs by more than ``most``; ``(m,)``, bool."""
+    return (log_q(task.net, models, task.x).exp() - log_q(task.net, others, task.x).exp()).abs().amax((1, 2)) > most

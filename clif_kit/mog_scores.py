@@ -17,6 +17,8 @@ from clif_kit.models import clustering_loss, cross_entropy
 from clif_kit.mog import Task
 from clif_kit.solvers import Solve, lissa_solve, pseudo_inverse
 
+Scores = Mapping[str, Mapping[str, Tensor]]  # model -> estimator -> (q, n)
+Found = dict[str, np.ndarray]
 ESTIMATORS = ("dot", "alg1", "lissa_published", "lissa", "exact")
 AGREEMENT = ("r", "slope", "magnitude_log10", "overlap_top10")
 
@@ -96,16 +98,13 @@ def lissa_right(matrix: Tensor, damping: float = 0.01, *, depth: int = 50_000, r
 def through_text(values: np.ndarray) -> np.ndarray:
     """One test point's numbers ``(n,)`` after the public code wrote them to a file and read them again.
 
-    It prints the pairs (index, value) with six decimals and takes the last nine characters of each row. A number whose
-    text is longer loses its sign and its leading digits.
+    It prints numpy arrays with six decimals and takes the last nine characters of each row. A number whose text is
+    longer loses its sign and its leading digits.
 
     >>> through_text(np.array([-0.25, -12.345678, 123.456789]))
     array([-0.25    , 12.345678, 23.456789])
     """
-    pairs = np.column_stack([np.arange(len(values)), values])
-    with np.printoptions(precision=6, suppress=True, threshold=pairs.size + 1):
-        rows = str(pairs).splitlines()
-    return np.array([float(row.split("]")[0].split("[")[-1][-9:]) for row in rows])
+    return np.array([float(f"{value:.6f}"[-9:]) for value in values])
 
 
 def agreement(predicted: np.ndarray, actual: np.ndarray, k: int = 10) -> np.ndarray:
@@ -134,6 +133,25 @@ def agreement(predicted: np.ndarray, actual: np.ndarray, k: int = 10) -> np.ndar
     m = predicted.shape[1]
     ends = [((ranks[0] < k) & (ranks[1] < k)), ((ranks[0] >= m - k) & (ranks[1] >= m - k))]
     return np.stack([r, slope, magnitude, sum(end.sum(1) for end in ends) / (2 * k)])
+
+
+def columns(scores: Mapping[str, Tensor], which: np.ndarray) -> dict[str, Tensor]:
+    """The scores of some training points only."""
+    return {name: value[:, which] for name, value in scores.items()}
+
+
+def compare(scores: Scores, actual: Tensor, where: str, *, only: Tensor | None = None, as_text: bool = False) -> Found:
+    """Agreement of every model and estimator, perhaps as the public code reads its numbers back (with its sign)."""
+    which = slice(None) if only is None else only
+    if only is not None and only.sum() < 3:
+        return {}  # no correlation
+    read = (lambda rows: np.stack([through_text(-row) for row in rows])) if as_text else lambda rows: rows
+    truth = read(actual[:, which].numpy())
+    return {
+        f"{model}_{name}/{where}": agreement(read(value[:, which].numpy()), truth)
+        for model, each in scores.items()
+        for name, value in each.items()
+    }
 
 
 def per_seed(results: Sequence[Mapping[str, np.ndarray]], key: str, measure: Callable = np.mean) -> np.ndarray:
@@ -220,10 +238,12 @@ def _gain(
     """Paired difference over the seeds that have both."""
     both = [one for one in results if better in one and worse in one]
     if len(both) > 1:
-        found[name] = paired_difference(per_seed(both, better, measure), per_seed(both, worse, measure), "seeds")
+        found[name] = paired_difference(
+            per_seed(both, better, measure), per_seed(both, worse, measure), "seeds", n_resamples=1000
+        )
 
 
 def _add(found: dict[str, Interval], name: str, values: np.ndarray, unit: str, statistic: Callable = np.mean) -> None:
     """A statistic over seeds; nothing where fewer than two seeds have the number."""
     if len(values) > 1:
-        found[name] = interval(statistic, values, over="seeds", unit=unit, keep_values=True)
+        found[name] = interval(statistic, values, over="seeds", unit=unit, n_resamples=1000, keep_values=True)
