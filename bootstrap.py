@@ -28,6 +28,7 @@ PY = ENV / "bin" / "python"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 UV, TORCH = "uv==0.13.9", "torch==2.13.0"
 LOCKS = ("requirements.lock", "requirements-nodeps.lock")
+PEERS, PEERS_LOCK = BUILD / "peers", "requirements-peers.lock"  # rivals of `make bench`: an environment over .venv
 LOCK_FILE = BUILD / "lock"
 PATIENCE = 30  # seconds that a killed predecessor may take to disappear
 WATCHED = "from clif_kit.watchdog import watch_parent; watch_parent(signal_on_linux=True); "
@@ -284,11 +285,14 @@ def test(args):
 
 def test_browser(args):
     """The rendered pages in a real browser."""
-    if not (ROOT / "tests" / "test_browser.py").exists():
-        raise Stop("there is no tests/test_browser.py")
+    if not (os.environ.get("CLIF_CHROMIUM") or shutil.which("chromium")):
+        raise Stop("the browser test needs Chromium: apt-get install chromium, or CLIF_CHROMIUM=/path/to/it")
+    axe = ("--no-deps", "--require-hashes", "-r", "tests/browser_requirements.txt")
+    run(ENV / "bin" / "uv", "pip", "install", "-q", "--python", PY, *axe)  # nothing to fetch when it is there
     html = BUILD / "html" / "committed"
     run(PY, "-m", "clif_kit.pages", "committed")
-    run(PY, "-m", "pytest", "-v", "tests/test_browser.py", *args, env={"CLIF_BOOK_HTML": str(html)})
+    pytest = (PY, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-n", "2")
+    run(*pytest, "tests/test_browser.py", *args, env={"CLIF_BOOK_HTML": str(html)})
 
 
 def notebook(args):
@@ -311,7 +315,24 @@ def serve(args):
 
 def bench(args):
     """Side-by-side measurements; rewrites benchmarks/results.json."""
-    run(PY, "-m", "benchmarks", *args)
+    peers()
+    sys.exit(run(PY, "-m", "benchmarks", *args, check=False))  # it has said what went wrong
+
+
+def peers():
+    """Make or repair the rivals' environment; nothing to do when its stamp fits."""
+    stamp, python = PEERS / ".stamp", PEERS / "bin" / "python"
+    want = hashlib.sha256((ROOT / PEERS_LOCK).read_bytes() + fingerprint().encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == want:
+        return
+    say("setting up the rivals' environment (once)")
+    shutil.rmtree(str(PEERS), ignore_errors=True)
+    run(PY, "-m", "venv", "--without-pip", PEERS)
+    uv = (ENV / "bin" / "uv", "pip", "install", "-q", "--python", python)
+    run(*uv, "--require-hashes", "--no-deps", "-r", PEERS_LOCK)
+    site = "lib/python{}.{}/site-packages".format(*sys.version_info[:2])
+    (PEERS / site / "clif-kit-venv.pth").write_text(f"{ENV / site}\n")  # looked in last: the same torch for both sides
+    stamp.write_text(want)
 
 
 def lock(args):
@@ -319,11 +340,11 @@ def lock(args):
     none_left([arg for arg in args if arg != "--upgrade"])
     upgrade = ["--upgrade"] if "--upgrade" in args else []
     uv = (ENV / "bin" / "uv", "pip", "compile", "-q", "--universal", "--python-version", "3.11", *upgrade)
-    for name in LOCKS:
-        extra = ["--no-deps"] if "nodeps" in name else []
+    for name in (*LOCKS, PEERS_LOCK):
+        extra = [] if name == LOCKS[0] else ["--no-deps"]
         run(*uv, "--generate-hashes", "--no-header", *extra, name.replace(".lock", ".in"), "-o", name)
     (ROOT / "environment.yml").write_text(environment_yml())
-    say("wrote requirements.lock, requirements-nodeps.lock, environment.yml")
+    say(f"wrote {', '.join(LOCKS)}, {PEERS_LOCK}, environment.yml")
 
 
 def pins(name):

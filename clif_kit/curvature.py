@@ -99,7 +99,7 @@ def gauss_newton(
     *,
     chunk: int = 256,
 ) -> Tensor:
-    r"""The generalised Gauss-Newton matrix :math:`G = \tfrac1n \sum_i J_i^\top \nabla^2_o L_i\, J_i + \lambda I`.
+    r"""The generalised Gauss-Newton matrix :math:`G = \tfrac1n \sum_i J_i^\top \nabla^2_o L_i\, J_i + \gamma I`.
 
     :math:`J_i` is the Jacobian of the outputs of example i, :math:`\nabla^2_o L_i` the Hessian of its loss in those
     outputs. G drops the curvature of the network itself (Schraudolph 2002), so it is positive semi-definite whenever
@@ -110,7 +110,7 @@ def gauss_newton(
         loss_of_outputs: ``loss_of_outputs(out, *targets) -> (n,)``, the loss *without* penalty.
         params: Where to differentiate.
         batch: ``(inputs, *targets)``, examples first.
-        l2: :math:`\lambda`, the strength of the penalty that :func:`clif_kit.gradients.with_l2` adds to the loss.
+        l2: :math:`\gamma`, the strength of the penalty that :func:`clif_kit.gradients.with_l2` adds to the loss.
         chunk: Examples at a time; does not change the result.
 
     Returns:
@@ -148,15 +148,15 @@ def gauss_newton(
 def softmax_hessian(inputs: Tensor, probabilities: Tensor, l2: float = 0.0) -> Tensor:
     r"""The Hessian of multinomial logistic regression in closed form: what :func:`hessian` gives, many times faster.
 
-    .. math:: H_{ab} = \frac1n \sum_i p_{ia} (\delta_{ab} - p_{ib})\, \tilde x_i \tilde x_i^\top
-              + \lambda\, \delta_{ab} I, \qquad \tilde x = (x, 1)
+    .. math:: H_{ab} = \frac1n \sum_i \pi_{ia} (\delta_{ab} - \pi_{ib})\, \tilde x_i \tilde x_i^\top
+              + \gamma\, \delta_{ab} I, \qquad \tilde x = (x, 1)
 
     Labels do not enter. Memory is that of the result; with 10 classes and 28 x 28 pixels (p = 7850) half a gigabyte.
 
     Args:
         inputs: x, shape ``(n, d)``.
-        probabilities: p, the model's softmax outputs, shape ``(n, classes)``.
-        l2: :math:`\lambda`, the strength that :func:`clif_kit.gradients.with_l2` adds to each loss.
+        probabilities: :math:`\pi`, the model's softmax outputs, shape ``(n, classes)``.
+        l2: :math:`\gamma`, the strength that :func:`clif_kit.gradients.with_l2` adds to each loss.
 
     Returns:
         Shape ``(p, p)``, in the order of :func:`clif_kit.models.logistic`: weight ``(classes, d)``, then bias.

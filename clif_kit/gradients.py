@@ -62,7 +62,7 @@ def unflatten(vector: Tensor, like: Params) -> Params:
 
 
 def with_l2(losses: Losses, l2: float) -> Losses:
-    r"""The same losses, each with the penalty :math:`\tfrac{\lambda}{2}\|\theta\|^2` added (``l2`` is :math:`\lambda`).
+    r"""The same losses, each with the penalty :math:`\tfrac{\gamma}{2}\|\theta\|^2` added (``l2`` is :math:`\gamma`).
 
     The mean is then the penalised objective, and removing an example takes its share of the penalty with it, as with
     the "total loss" of Koh & Liang (2017).

@@ -161,9 +161,11 @@ def train(
     steps: int = 2,
     lr: float = 1e-3,
     l2: float = 0.0,
-    chunk: int = 32,
+    chunk: int | None = None,
 ) -> Tensor:
     """Full-batch Adam from the start, a fresh optimiser for every model, ``chunk`` models at a time.
+
+    The models do not depend on ``chunk``, only the time does.
 
     Args:
         task: Data and start.
@@ -172,19 +174,25 @@ def train(
         steps: Two in the public code.
         lr: As there.
         l2: As for :func:`stacked_gradients`.
-        chunk: Models at a time; 32 stay in the cache.
+        chunk: Models at a time. None: as many as stay in the cache, 36 with 150 points and 12 with 450.
 
     Returns:
         ``(m, p)``, or ``(p,)`` without ``keep``.
     """
     weights = torch.ones(1, len(task.x)).to(task.x) if keep is None else keep
     done = []
-    for part in weights.split(chunk):
+    for part in weights.split(chunk or _models_in_cache(task)):
         theta, adam = task.start.expand(len(part), -1), _Adam(lr)
         for _ in range(steps):
             theta = adam.step(theta, stacked_gradients(task.net, theta, task.x, target, part, l2))
         done.append(theta)
     return torch.cat(done) if keep is not None else done[0][0]
+
+
+def _models_in_cache(task: Task) -> int:
+    """How many models fit when a hidden layer of all of them takes half a megabyte; a gradient keeps about four."""
+    width = task.net.module.centres.shape[1]
+    return max(1, 2**19 // (len(task.x) * width * task.x.element_size()))
 
 
 def carried_retrainings(

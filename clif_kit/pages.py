@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clif_kit import fresh, notebooks
+from clif_kit import fresh, notebooks, reproduction
 from clif_kit.notebooks import ROOT, BadParameter
 from clif_kit.progress import say
 from clif_kit.watchdog import PARENT_PID, watch_parent
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("task", choices=("build", "committed", "publish"))
     parser.add_argument("names", nargs="*", help="publish: only these notebooks")
     parser.add_argument("--profile", default="quick", choices=notebooks.PROFILES)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if PARENT_PID in os.environ:
         watch_parent()
     html = BUILD / "html"
@@ -164,6 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             published = publish(args.profile, [notebooks.find(name).stem for name in args.names])
             print(f"published ({args.profile}): {', '.join(published)}")
+            if reproduction.write():
+                print("book/reproduction.md says what came out")
     except (Failed, BadParameter) as error:
         print(error, flush=True)
         return 1

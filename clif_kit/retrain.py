@@ -121,9 +121,9 @@ def retrain_quasi_newton(
     own: many times faster than :func:`retrain_newton`.
 
     The first step is the influence approximation (divided by :math:`|K|`, where a score has n), what follows is not:
-    every model goes on until the gradient of its own objective vanishes. Where :math:`H_K \succeq \lambda I`
+    every model goes on until the gradient of its own objective vanishes. Where :math:`H_K \succeq \gamma I`
     everywhere, that bounds the error whatever the steps were:
-    :math:`\|\theta - \hat\theta_K\| \le \|g_K\| / \lambda`.
+    :math:`\|\theta - \hat\theta_K\| \le \|g_K\| / \gamma`.
 
     Args:
         losses: The training loss, twice differentiable, one example independent of the other.
@@ -157,6 +157,10 @@ def retrain_quasi_newton(
     ]
     theta, norms, steps = (torch.cat(column) for column in zip(*done, strict=True))
     if newton and (rest := ~(norms <= tol)).any():  # NaN too
+        if theta.shape[1] > 2000:
+            text = f"{int(rest.sum())} models did not converge in {max_iter} steps; Newton is slow"
+            advice = f"with {theta.shape[1]} parameters: raise max_iter or tol, or pass newton=False"
+            warnings.warn(f"{text} {advice}", RuntimeWarning, stacklevel=2)
         finished = _finish(family, theta[rest], keep[rest], 20, chunk, progress)
         theta[rest], norms[rest] = flatten(finished.params, leading=1), finished.grad_norm
         steps[rest] += finished.steps

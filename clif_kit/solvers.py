@@ -99,7 +99,7 @@ def exact(matrix: Tensor, damping: float = 0.0) -> Solve:
 
 
 def pseudo_inverse(matrix: Tensor, rtol: float = 1e-8) -> Solve:
-    r"""Solve by :math:`s = \sum_k \lambda_k^{-1} v_k v_k^\top b` over the eigenvalues with :math:`|\lambda_k| >` cut.
+    r"""Solve by :math:`s = \sum_k h_k^{-1} u_k u_k^\top b` over the eigenvalues with :math:`|h_k| >` cut.
 
     Null directions (a parameter that nothing depends on, a symmetry of the model) get 0 instead of a division by noise.
 
@@ -220,10 +220,10 @@ def lissa_solve(
 ) -> Solved:
     r"""LiSSA for one right-hand side ``(p,)``, with its true residual (Agarwal et al. 2017, as in Koh & Liang 2017).
 
-    .. math:: h_{t+1} = b + \Bigl(I - \frac{H + \lambda I}{\sigma}\Bigr) h_t, \qquad
-              s = h_\infty / \sigma = (H + \lambda I)^{-1} b
+    .. math:: w_{t+1} = b + \Bigl(I - \frac{H + \lambda I}{\sigma}\Bigr) w_t, \qquad
+              s = w_\infty / \sigma = (H + \lambda I)^{-1} b
 
-    Each product gives the residual of the iterate for free, :math:`h_{t+1} - h_t = b - (H + \lambda I) h_t / \sigma`.
+    Each product gives the residual of the iterate for free, :math:`w_{t+1} - w_t = b - (H + \lambda I) w_t / \sigma`.
     The last division is part of the method: without it the result is :math:`\sigma` times too large.
 
     Raises:
@@ -233,11 +233,11 @@ def lissa_solve(
     if scale <= 0 or depth < 1:
         raise ValueError(f"scale must be > 0 and depth >= 1, got {scale} and {depth}")
     size = float(b.norm())
-    h = torch.zeros_like(b)
+    w = torch.zeros_like(b)
     if size == 0:
-        return Solved(h, 0.0, 0)
+        return Solved(w, 0.0, 0)
     for step in range(1, depth + 1):
-        s = h / scale
+        s = w / scale
         r = b - (matvec(s) + damping * s)
         solved = Solved(s, float(r.norm()) / size, step)
         if solved.residual <= rtol:
@@ -249,7 +249,7 @@ def lissa_solve(
                 f"above half the largest eigenvalue, and the damping (now {damping:g}) above -min_eig(H)",
                 solved,
             )
-        h = h + r
+        w = w + r
     raise NotConverged(
         f"LiSSA: residual {solved.residual:.3g} after {depth} steps, asked for {rtol:g}; "
         f"raise depth or the damping (now {damping:g}); a scale (now {scale:.3g}) above the largest eigenvalue is slow",

@@ -180,7 +180,7 @@ def suicidal(fit, marker, times):
 
 
 def test_a_killed_worker_costs_the_shards_under_way_and_the_run_goes_on(store, log, tmp_path):
-    fit = suicidal(recorder(str(log)), str(tmp_path / "marker"), times=1)
+    fit = suicidal(recorder(str(log), pause=0.05), str(tmp_path / "marker"), times=1)  # real fits are slow
     with pytest.warns(RuntimeWarning, match="a worker died"):
         got = run(fit, store, n_jobs=2, shard=2)
     np.testing.assert_allclose(got["theta"], expected(), rtol=1e-12)
