@@ -375,7 +375,7 @@ def environment_yml():
 
 def lint(args):
     """Ruff."""
-    run(PY, "-m", "ruff", "check", *(args or ["bootstrap.py", "clif_kit", "tests", "data_scripts"]))
+    run(PY, "-m", "ruff", "check", *(args or ["bootstrap.py", "clif_kit", "tests", "benchmarks", "data_scripts"]))
 
 
 def clean(args):
