@@ -44,7 +44,7 @@ def moving_target(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr:
     models, norms = zip(*pairs, strict=True)
     ok = torch.tensor(norms) <= ROOT_TOL
     frozen = estimates(task, theta, task.sharpened(theta), y, l2=l2)["exact"]
-    towards = torch.linalg.pinv(jacfwd(slope)(theta, everything), rtol=1e-8) @ jacfwd(slope, 1)(theta, everything)
+    towards = _shortest(jacfwd(slope)(theta, everything), jacfwd(slope, 1)(theta, everything))  # (p, n)
     v = query_gradient(lambda params: cross_entropy(task.net)(params, task.x, y), task.params(theta))
     scores = {"cross": columns({"exact": frozen, "implicit": v @ towards}, removed)}
     return {
@@ -55,13 +55,18 @@ def moving_target(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr:
     }
 
 
+def _shortest(matrix: Tensor, right: Tensor) -> Tensor:
+    """The pseudo-inverse times ``right``, by the slow SVD: LAPACK's fast one gives up on some of these matrices."""
+    return torch.linalg.lstsq(matrix, right, rcond=1e-8, driver="gelss").solution
+
+
 def _root(slope: Callable[[Tensor], Tensor], theta: Tensor, max_iter: int = 40) -> tuple[Tensor, float]:
     """Newton's method on an equation: where it ended, and how large the left side still is."""
     value = slope(theta)
     for _ in range(max_iter):
         if value.norm() <= ROOT_TOL:
             break
-        step = torch.linalg.pinv(jacfwd(slope)(theta), rtol=1e-8) @ value
+        step = _shortest(jacfwd(slope)(theta), value.unsqueeze(1))[:, 0]
         theta = theta - step * (0.3 / step.norm()).clamp(max=1)  # a long step may land where all clusters are one
         value = slope(theta)
     return theta, float(value.norm())

@@ -166,7 +166,7 @@ def converged(task: Task, *, l2: float, removed: np.ndarray, steps: int, lr: flo
 
 
 def _judged_by(truth: str, scores: Scores) -> Scores:
-    """Supervised retraining judges both models, as in the paper; clustering again judges the clustered one."""
+    """Supervised retraining judges both models, as in the public code; clustering again judges the clustered one."""
     return scores if truth == "nll_loo" else {name: each for name, each in scores.items() if name != "matched"}
 
 
