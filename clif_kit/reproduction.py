@@ -180,7 +180,9 @@ def escape(text: str) -> str:
 
 
 def write() -> bool:
-    """Write the page if it changed; whether it did."""
+    """Write the page if it changed; whether it did. A repository without a ledger has no page."""
+    if not (ROOT / "book" / "paper_values.yml").exists():
+        return False
     text = page()
     if PAGE.exists() and PAGE.read_text("utf-8") == text:
         return False
