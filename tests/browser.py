@@ -162,14 +162,16 @@ def search(window: Window, word: str) -> list[str]:
     window.page.keyboard.type(word)
     window.page.keyboard.press("Enter")
     window.page.wait_for_url(f"**/search.html?q={word}")
-    found = becomes(window.page, "document.querySelector('#search-results ul.search li a') !== null")
-    return [] if found else [f"no result for {word!r}"]
+    results, verdict = "document.querySelector('#search-results ul.search li a')", "#search-results .search-summary"
+    becomes(window.page, f"{results} || document.querySelector('{verdict}')?.textContent.includes('match')", 15_000)
+    window.page.wait_for_load_state("networkidle")  # excerpts are fetched page by page; leaving earlier breaks that off
+    return [] if window.page.evaluate(f"{results} !== null") else [f"no result for {word!r}"]
 
 
-def becomes(page: Page, condition: str) -> bool:
-    """Whether a condition holds within two seconds: boxes fade in, menus slide, indexes load."""
+def becomes(page: Page, condition: str, patience: int = 5000) -> bool:
+    """Whether a condition holds within some milliseconds: boxes fade in, menus slide, indexes load."""
     with contextlib.suppress(TooLate):
-        page.wait_for_function(condition, timeout=2000)
+        page.wait_for_function(condition, timeout=patience)
         return True
     return False
 
