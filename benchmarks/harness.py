@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clif_kit.ledger import ROOT
+from clif_kit.report import _write
 from clif_kit.runs import machine
 
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -146,10 +146,8 @@ def read(path: Path = RESULTS) -> list[dict[str, Any]]:
 def write(row: Mapping[str, Any], path: Path = RESULTS) -> None:
     """Put one row into the file, in the order of ``IDS``; whoever reads it sees the old file or the new one."""
     rows = {old["id"]: old for old in read(path)} | {row["id"]: row}
-    part = path.with_name(path.name + ".part")
     ordered = [rows[name] for name in sorted(rows, key=IDS.index)]
-    part.write_text(json.dumps(ordered, indent=1, allow_nan=False) + "\n", "utf-8")
-    os.replace(part, path)
+    _write(path, (json.dumps(ordered, indent=1, allow_nan=False) + "\n").encode())
 
 
 def run(rows: Sequence[Row], say: Callable[[str], None] = print, path: Path = RESULTS) -> bool:

@@ -4,7 +4,6 @@
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.harness import IDS, ROOT, read
-from clif_kit.report import COLORS, STYLE
+from clif_kit.report import COLORS, STYLE, _write
 from clif_kit.reproduction import escape
 
 PAGE = ROOT / "book" / "performance.md"
@@ -116,9 +115,7 @@ def write(page: Path = PAGE, picture: Path = FIGURE) -> None:
     """Write the page and its figure from the stored results."""
     rows = read()
     for path, content in ((page, text(rows).encode()), (picture, figure(rows))):
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(content)
-        os.replace(part, path)
+        _write(path, content)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from clif_kit import ledger
 from clif_kit.notebooks import FOLDER, ROOT, read
-from clif_kit.report import fmt_metric
+from clif_kit.report import _write, fmt_metric
 
 PAGE = ROOT / "book" / "reproduction.md"
 RESULTS = ROOT / "book" / "results"
@@ -186,7 +186,5 @@ def write() -> bool:
     text = page()
     if PAGE.exists() and PAGE.read_text("utf-8") == text:
         return False
-    part = PAGE.with_name(PAGE.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(PAGE)
+    _write(PAGE, text.encode())
     return True

@@ -199,6 +199,7 @@ def test_a_mirror_that_lacks_the_file_is_passed_over(toy, server, monkeypatch, t
     for mirror in (str(tmp_path / "no such folder"), str(folder), address + "/nothing"):
         monkeypatch.setenv("CLIF_DATA_MIRROR", mirror)
         (path,) = fetch("toy")
+        assert path.read_bytes() == b"right"
         path.unlink()
 
 
