@@ -85,3 +85,39 @@ def random_symmetric(eigenvalues, seed=0):
     basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(eigenvalues), len(eigenvalues))))
     matrix = basis @ np.diag(eigenvalues) @ basis.T
     return (matrix + matrix.T) / 2
+
+
+# --- skip-gram with negative sampling: one pair at a time. Sentences are lists of rows. ---
+
+
+def skipgram_pairs(sentence, window):
+    """(centre, context) by two plain loops over places; a word next to itself is a pair."""
+    return [
+        (w, c)
+        for i, w in enumerate(sentence)
+        for j, c in enumerate(sentence)
+        if i != j and i - window <= j <= i + window
+    ]
+
+
+def sentence_loss(u, v, sentence, window, k=0.0, noise=None, mean=False):
+    """``Σ [-log σ(u·v) - k Σ_c' q_c' log σ(-u·v_c')]`` over the pairs, or its mean over them; torch, for autograd."""
+    log_sigmoid = torch.nn.functional.logsigmoid
+    pairs = skipgram_pairs(sentence, window)
+    total = 0 * u.sum() + 0 * v.sum()  # so that autograd has a path where there is no pair
+    for w, c in pairs:
+        total = total - log_sigmoid(u[w] @ v[c])
+        if k:
+            total = total - k * sum(q * log_sigmoid(-(u[w] @ v[other])) for other, q in enumerate(noise))
+    return total / len(pairs) if mean and pairs else total
+
+
+def skipgram_objective(u, v, sentences, everyone, window, k, noise, l2):
+    """``(1/P) Σ_z loss + l2/2 Σ_w ρ_w (|u_w|² + |v_w|²)``; P and ρ are those of ``everyone``."""
+    mass = torch.zeros(len(u), dtype=u.dtype)
+    for sentence in everyone:
+        for w, _ in skipgram_pairs(sentence, window):
+            mass[w] += 1
+    penalty = sum(mass[w] * (u[w] @ u[w] + v[w] @ v[w]) for w in range(len(u)))
+    loss = sum(sentence_loss(u, v, sentence, window, k, noise) for sentence in sentences)
+    return (loss + l2 / 2 * penalty) / mass.sum()
