@@ -185,6 +185,11 @@ def pair_counts(corpus: Corpus, window: int, weights: np.ndarray | None = None) 
 
     Raises:
         ValueError: If the window is not positive.
+
+    >>> corpus = encode([["a", "cat", "a"]], Vocabulary(("a", "cat"), np.array([2, 1])))
+    >>> pair_counts(corpus, window=2).toarray()
+    array([[2., 2.],
+           [2., 0.]])
     """
     if window < 1:
         raise ValueError(f"the window must be at least 1 word, got {window}")

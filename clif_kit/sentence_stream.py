@@ -73,6 +73,12 @@ def stream_scores(
         ValueError: If a matrix or a direction does not fit the vocabulary or holds a value that is not finite, there is
             no sentence, or the engine is unknown.
         ModuleNotFoundError: If numba is asked for and not installed.
+
+    >>> from clif_kit.corpus import Vocabulary
+    >>> corpus = Corpus(np.array([0, 1, 1]), np.array([0, 2, 3]), Vocabulary(("a", "b"), np.array([1, 2])))
+    >>> params = {"input": torch.zeros(2, 1), "context": torch.tensor([[1.0], [3.0]])}
+    >>> stream_scores(corpus, params, [{"input": torch.ones(2, 1)}], SkipgramLoss(negatives=0))
+    array([[-2.,  0.]])
     """
     _check(params, loss)
     kernel, work = _engine(engine, corpus), _prepare(params, directions, loss)

@@ -148,6 +148,11 @@ def gradient(params: Params, pairs: Pairs) -> Params:
     r"""The gradient of L on the rows of ``pairs``, ``{"input": (a, d), "context": (b, d)}``.
 
     .. math:: R = (P + N) \odot \sigma(S) - P, \qquad \nabla_U = R\, V, \qquad \nabla_V = R^\top U
+
+    >>> params = {"input": torch.zeros(2, 1), "context": torch.tensor([[1.0], [3.0]])}
+    >>> row, seen = torch.tensor([0]), torch.tensor([1])
+    >>> gradient(params, Pairs(row, seen, positive=torch.ones(1, 1), negative=torch.zeros(1, 1)))
+    {'input': tensor([[-1.5000]]), 'context': tensor([[0.]])}
     """
     u, v, residual, _ = _state(params, pairs)
     return {"input": residual @ v, "context": residual.T @ u}

@@ -42,6 +42,9 @@ def displacement_query(row: int, initial: Tensor) -> Query:
     Args:
         row: Of the word.
         initial: Its vector before training, shape ``(d,)``.
+
+    >>> displacement_query(0, torch.zeros(2))({"input": torch.tensor([[3.0, 4.0]])})
+    tensor(-12.5000)
     """
     return lambda params: -(params["input"][row] - initial.to(params["input"])).square().mean()
 
@@ -50,6 +53,9 @@ def cosine_query(row: int, other: int) -> Query:
     r"""The similarity of two words, negated: :math:`f = -\cos(u_w, u_{w'})`.
 
     Sign of a score: positive = the sentence draws the two together.
+
+    >>> cosine_query(0, 1)({"input": torch.tensor([[1.0, 0.0], [3.0, 4.0]])})
+    tensor(-0.6000)
     """
     return lambda params: -torch.cosine_similarity(params["input"][row], params["input"][other], dim=0)
 
@@ -58,6 +64,9 @@ def cluster_query(row: int, cluster: Sequence[int]) -> Query:
     r"""The squared distance of a word to the centre of others, :math:`f = |u_w - \tfrac{1}{m} \sum_j u_j|^2`.
 
     Sign of a score: positive = the sentence keeps the word in the cluster.
+
+    >>> cluster_query(0, [1, 2])({"input": torch.tensor([[1.0], [3.0], [5.0]])})
+    tensor(9.)
     """
     rows = torch.as_tensor(list(cluster))
     return lambda params: (params["input"][row] - params["input"][rows].mean(0)).square().sum()

@@ -15,6 +15,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "gradients": (0, ""),
     "solvers": (0, ""),
     "weat": (0, ""),
+    "hard_debias": (0, ""),
+    "corpus": (0, ""),
     "evaluate": (0, ""),
     "watchdog": (0, ""),
     # `datasets` by idea; its parts see each other downwards only
@@ -24,6 +26,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "formats": (0.1, "registry"),
     "wikipedia": (0.1, "registry"),
     "datasets": (0.2, "registry csv_contract download formats wikipedia"),
+    "corpora": (0.3, "registry csv_contract wikipedia datasets"),
     # `report` by idea: the schema and the ledger need no plotting
     "ledger": (0, ""),
     "report": (0.1, "ledger"),
@@ -35,15 +38,21 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "runs": (1, "notebooks fresh progress report store watchdog"),
     "pages": (1.1, "notebooks fresh progress reproduction watchdog"),
     "curvature": (1, "gradients"),
-    "skipgram": (1, "solvers store"),
+    # `skipgram` by idea: the loss of sentences, one pass over all of them (and its fast engine), the whole corpus
+    "skipgram": (1, "corpus"),
+    "sentence_kernel": (1.1, "corpus"),
+    "sentence_stream": (1.2, "corpus skipgram sentence_kernel store"),
+    "sgns_objective": (1.1, "corpus skipgram solvers"),
+    "word_queries": (1.1, "skipgram weat"),
+    "word_influence": (2, "corpus skipgram sgns_objective solvers"),
     "tracin": (1, "gradients store"),
     "cancellation": (1, "gradients"),
     "datamodels": (1, "evaluate store"),
     "sparse": (1, ""),
     "adversarial": (1, "train"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
-    "sgns_train": (2, "skipgram solvers train"),
-    "debias": (2, "skipgram weat"),
+    "sgns_train": (2, "corpus skipgram sgns_objective solvers"),
+    "debias": (2, "corpus skipgram weat"),
     "influence": (2, "gradients curvature solvers"),
     "baselines": (2, "gradients curvature solvers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
@@ -53,6 +62,31 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "mog_scores": (3, "mog evaluate gradients influence models solvers"),
     "mog_moving": (3.1, "mog mog_scores gradients models retrain"),
     "mog_panels": (3.2, "mog mog_scores mog_moving evaluate gradients models retrain"),
+    # the word chapters: a corpus with its tests and models, the judgement by retraining, debiasing, science fiction
+    "word_study": (
+        3,
+        "corpora corpus parallel sentence_stream sgns_objective sgns_train skipgram store weat word_influence word_queries",
+    ),
+    "word_truth": (3.1, "evaluate parallel sgns_objective sgns_train skipgram store word_study"),
+    "weat_claims": (
+        3.1,
+        "corpus evaluate sentence_stream skipgram weat word_influence word_queries word_study",
+    ),
+    "sentence_table": (3.1, "word_study"),
+    "debias_study": (
+        3.1,
+        "corpora corpus datasets debias evaluate hard_debias parallel sentence_stream skipgram store weat word_influence "
+        "word_queries word_study",
+    ),
+    "neighbour_study": (
+        3.2,
+        "corpora corpus evaluate parallel sentence_stream sgns_objective sgns_train skipgram store word_influence word_queries "
+        "word_study word_truth",
+    ),
+    "neighbour_truth": (
+        3.3,
+        "evaluate neighbour_study parallel sgns_train store word_influence word_queries word_study",
+    ),
     "explain": (
         3,
         "datasets models train tracin influence baselines skipgram weat retrain evaluate report store watchdog",

@@ -46,6 +46,7 @@ def seen_rows(*rows, seed=9, width=WIDTH, size=SIZE):
 
 # SIZE - 1 is missing from the sentences, so that a query can see a word that none of them holds
 SENTENCES = drawn_sentences([5, 1, 0, 7, 2, 3, 12, 1, 6, 4] + [5] * 40, size=SIZE - 1)
+SENTENCES[1], SENTENCES[7] = [4], [1]  # no pair, although the queries see the word
 CORPUS = corpus_of(SENTENCES, SIZE)
 FEW = 16  # of them are enough where the oracle is slow
 PARAMS = {"input": normal(1, SIZE, WIDTH), "context": normal(2, SIZE, WIDTH)}
