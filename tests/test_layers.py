@@ -52,7 +52,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "adversarial": (1, "train"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
     "sgns_train": (2, "corpus skipgram sgns_objective solvers"),
-    "debias": (2, "corpus skipgram weat"),
+    "debias": (2, "corpus debias_kernel skipgram"),
     "influence": (2, "gradients curvature solvers"),
     "baselines": (2, "gradients curvature solvers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
@@ -65,7 +65,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     # the word chapters: a corpus with its tests and models, the judgement by retraining, debiasing, science fiction
     "word_study": (
         3,
-        "corpora corpus parallel sentence_stream sgns_objective sgns_train skipgram store weat word_influence word_queries",
+        "corpora corpus parallel sentence_stream sgns_objective sgns_train skipgram store weat word_influence "
+        "word_queries",
     ),
     "word_truth": (3.1, "evaluate parallel sgns_objective sgns_train skipgram store word_study"),
     "weat_claims": (
@@ -73,24 +74,29 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "corpus evaluate sentence_stream skipgram weat word_influence word_queries word_study",
     ),
     "sentence_table": (3.1, "word_study"),
+    "debias_kernel": (1, ""),
+    "debias_grid": (3, "corpus debias hard_debias sentence_stream skipgram weat word_influence word_queries"),
+    "word_guards": (1.1, "corpus datasets evaluate skipgram"),
     "debias_study": (
         3.1,
-        "corpora corpus datasets debias evaluate hard_debias parallel sentence_stream skipgram store weat word_influence "
-        "word_queries word_study",
+        "corpora corpus debias debias_grid hard_debias parallel skipgram store weat word_guards word_study",
     ),
+    "debias_metrics": (3.2, "debias_grid debias_study evaluate word_guards"),
     "neighbour_study": (
         3.2,
-        "corpora corpus evaluate parallel sentence_stream sgns_objective sgns_train skipgram store word_influence word_queries "
-        "word_study word_truth",
+        "corpora corpus evaluate parallel sentence_stream sgns_objective sgns_train skipgram store word_influence "
+        "word_queries word_study word_truth",
     ),
     "neighbour_truth": (
         3.3,
         "evaluate neighbour_study parallel sgns_train store word_influence word_queries word_study",
     ),
     "explain": (
-        3,
-        "datasets models train tracin influence baselines skipgram weat retrain evaluate report store watchdog",
+        3.1,
+        "corpora corpus csv_contract report sentence_stream sgns_objective sgns_train skipgram store weat "
+        "word_influence word_queries word_study",
     ),
+    "explorer": (3.2, "corpora explain report sentence_stream sgns_train skipgram weat word_study"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
