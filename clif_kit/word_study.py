@@ -164,7 +164,7 @@ def effects(params: Params, tests: Mapping[str, Resolved]) -> np.ndarray:
 
 
 def weat_gradients(params: Params, tests: Mapping[str, Resolved]) -> dict[str, Params]:
-    """The gradient of the |effect| of each test."""
+    """The gradient of the absolute effect of each test."""
     return {name: query_gradient(weat_query(test), params) for name, test in tests.items()}
 
 
