@@ -24,25 +24,15 @@ ROOM = 2**22  # numbers in the largest temporary of the torch engine
 
 
 class Work(NamedTuple):
-    """What an engine works with.
+    """What an engine works with: the matrices, and what is the same for all sentences, word by word."""
 
-    Attributes:
-        input: U, ``(V, d)``.
-        context: V, ``(V, d)``.
-        to_input: Directions of the input matrix, ``(V, q, d)``.
-        to_context: Directions of the context matrix, ``(V, q, d)``.
-        noise: What a pair of each centre adds by its noise words, ``(V, q)``.
-        busy: Words that can contribute at all, ``(V,)``.
-        with_context: Whether ``to_context`` is not zero.
-    """
-
-    input: Tensor
-    context: Tensor
-    to_input: Tensor
-    to_context: Tensor
-    noise: Tensor
-    busy: Tensor
-    with_context: bool
+    input: Tensor  # U, (V, d)
+    context: Tensor  # V, (V, d)
+    to_input: Tensor  # directions of the input matrix, (V, q, d)
+    to_context: Tensor  # directions of the context matrix, (V, q, d)
+    noise: Tensor  # what a pair of each centre adds by its noise words, (V, q)
+    busy: Tensor  # words that can contribute at all, (V,)
+    with_context: bool  # whether to_context is not zero
 
 
 def stream_scores(

@@ -63,7 +63,7 @@ def literal_effect(vectors: Tensor, test: Resolved) -> Tensor:
 
 
 def rank_agreement(study: Study, params: Params, name: str, *, engine: str = "auto") -> dict[str, float]:
-    """How sentences rank under other readings of the bias score, against the absolute effect: Spearman over those that score.
+    """How sentences rank under other readings of the bias score: Spearman with the absolute effect, where they score.
 
     ``literal``: equation 12 as printed, absolute. ``signed``: the effect with its sign, as in the public code.
     """
@@ -124,8 +124,8 @@ def counter_share(
 def third_concept(study: Study, scores: np.ndarray, top: int = TOP) -> dict[str, float]:
     """What the race test's most influential sentences hold instead of names: shares among top and scoring sentences.
 
-    ``no_names``: share of the ``top`` largest absolute scores without a word of X or Y. ``religion``: share of them without a
-    name and with a word of religion. ``*_random``: the same among all sentences that score.
+    ``no_names``: share of the ``top`` largest absolute scores without a word of X or Y. ``religion``: share of them
+    without a name and with a word of religion. ``*_random``: the same among all sentences that score.
     """
     test, index = study.tests["race"], study.corpus.vocabulary.index
     rows = torch.tensor([index[word] for word in RELIGION.a if word in index], dtype=torch.int64)
