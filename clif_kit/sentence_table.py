@@ -24,7 +24,7 @@ class SentenceTable:
     rows: Sequence[tuple[str, float, str, str, str]]
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "score", "sentence", "from", "cause"))
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("end", "score", "sentence", "from", "cause"))
         body = "".join(
             f"<tr><td>{escape(group)}</td><td>{_number(score)}</td><td>{sentence}</td>"
             f"<td>{escape(source)}</td><td>{escape(cause)}</td></tr>"
