@@ -236,6 +236,11 @@ def test_hard_debiasing_takes_the_lists_of_the_test_and_leaves_the_context():
         assert torch.equal(found[test]["context"], params["context"])
 
 
+def test_the_words_of_a_question_are_no_answers_to_it():
+    unit = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    assert word_guards.analogy_share(unit, torch.tensor([[0, 1, 2, 3]])) == 1  # c itself is nearest to b - a + c = c
+
+
 def test_guards_by_loops(monkeypatch):
     words = (
         "king",
