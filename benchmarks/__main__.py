@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from benchmarks import harness, ihvp, mog, page
+from benchmarks import harness, ihvp, mog, page, sgns, sgns_lissa, sgns_memory, weat
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-ROWS = {row.id: row for row in (*mog.ROWS, *ihvp.ROWS)}
+MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat
+ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

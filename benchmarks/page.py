@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.harness import IDS, ROOT, read
+from benchmarks.harness import BYTES, CPU, IDS, ROOT, WALL, read
 from clif_kit.report import COLORS, STYLE, _write
 from clif_kit.reproduction import escape
 
@@ -24,8 +24,11 @@ HEAD = """<!-- Written by `make bench` from benchmarks/results.json. Do not edit
 Speed is only worth something when the answer is the same. So each row below runs two programs on the same input: ours,
 and one that you might use instead, a library or the papers' own algorithm written out. Both must give the same answer,
 to within a stated bound; a row whose answers differ is not written. Then the two take turns, round after round, in
-double precision on one thread, and what counts is CPU time, so that other work on the machine disturbs little. The
-ratio says how many times less CPU time ours takes.
+double precision. What counts is CPU time, so that other work on the machine disturbs little, and one thread, unless
+the row says otherwise. The ratio says how many times less ours takes.
+
+Some rows have another kind of rival: a floor, which no program can go below (there the ratio is less than 1), or
+ourselves on less work, to show that the cost grows as it should.
 """
 RERUN = """## Measure it yourself
 
@@ -49,19 +52,23 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> str:
     said = "; ".join(f"{row['title']}: {_times(row['ratio'])}, goal {row['goal']:g}" for row in rows)
     return f"""```{{figure}} _static/{FIGURE.name}
 :name: fig-performance
-:alt: Ratios of CPU time, theirs to ours, on a logarithmic axis. {said}.
+:alt: Ratios, theirs to ours, on a logarithmic axis. {said}.
 :width: 100%
 
-How many times less CPU time ours takes. Dot: ratio of the medians; line: smallest and largest ratio of one round;
+How many times less ours takes. Dot: ratio of the medians; line: smallest and largest ratio of one round;
 upright tick: the goal. Dots to the right of their tick have reached it.
 ```
 """
 
 
 def _section(row: Mapping[str, Any]) -> str:
+    what, amount = UNITS[row["unit"]]
     kind = "of the largest score" if row["relative"] else "in absolute terms"
+    differ = "nothing to compare: a floor has no answer"
+    if row["bound"] is not None:
+        differ = f"{row['max_diff']:.1g} {kind} (allowed: {row['bound']:g})"
     word = "reached" if row["ratio"] >= row["goal"] else "below its goal"
-    theirs = ", ".join(f"{name} {_seconds(value)}" for name, value in row["rivals"].items())
+    theirs = ", ".join(f"{name} {amount(value)}" for name, value in row["rivals"].items())
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     return f"""## {escape(row["title"])}
 
@@ -69,11 +76,11 @@ def _section(row: Mapping[str, Any]) -> str:
 |---|---|
 | against | {escape(row["rival"])} |
 | size | {escape(row["n"])} |
-| CPU seconds, ours | {_seconds(row["ours"])} |
-| CPU seconds, theirs | {escape(theirs)} |
+| {what}, ours | {amount(row["ours"])} |
+| {what}, theirs | {escape(theirs)} |
 | times less | **{_times(row["ratio"])}** (rounds: {_times(row["low"])} to {_times(row["high"])}) |
 | goal | {row["goal"]:g}: {word} |
-| answers differ by | {row["max_diff"]:.1g} {kind} (allowed: {row["bound"]:g}) |
+| answers differ by | {differ} |
 | with | {escape(versions)}; median of {row["repeats"]} rounds |
 """
 
@@ -85,11 +92,22 @@ def _missing(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}"
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 3 else f"{ratio:.2f}"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 2**20:.0f}"
+
+
+UNITS = {
+    CPU: ("CPU seconds", _seconds),
+    WALL: ("seconds by the clock", _seconds),
+    BYTES: ("peak memory in MiB", _megabytes),
+}
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -103,7 +121,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
             ax.plot(row["ratio"], y, marker="o", markersize=7, color=COLORS["blue"], linestyle="")
             ax.plot(row["goal"], y, marker="|", markersize=16, markeredgewidth=2.5, color=COLORS["vermillion"])
         ax.axvline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
-        ax.set(xscale="log", ylim=(0.4, len(rows) + 0.6), xlabel="times less CPU time than the rival (log scale)")
+        ax.set(xscale="log", ylim=(0.4, len(rows) + 0.6), xlabel="times less than the rival (log scale)")
         ax.set_yticks(list(places), [row["id"] for row in rows])
         ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         out = io.BytesIO()

@@ -69,12 +69,7 @@ class Recipe:
 
 
 class Tuned(NamedTuple):
-    """What came out.
-
-    Attributes:
-        params: ``{"input": (V, d), "context": (V, d)}``, new matrices.
-        record: What ``record`` returned, one entry a pass.
-    """
+    """What came out: new matrices ``{"input": (V, d), "context": (V, d)}``, and what ``record`` returned each pass."""
 
     params: Params
     record: list[Any]

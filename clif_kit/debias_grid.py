@@ -107,7 +107,7 @@ def halves(test: Resolved, seed: int) -> tuple[Resolved, Resolved]:
 
 
 def weat_scores(params: Params, corpus: Corpus, tests: Sequence[Resolved], window: int) -> np.ndarray:
-    """The published scores: gradient dot of |effect| with the loss of positives, ``(tests, n)``, float64.
+    """The published scores: gradient dot of the absolute effect with the loss of positives, ``(tests, n)``, float64.
 
     LiSSA at the published settings ranks the same (its effective damping makes the inverse a multiple of one).
     """

@@ -9,6 +9,9 @@ import numpy as np
 from clif_kit.corpus import Corpus
 
 PIECES = 64  # more than cores, so that long sentences do not hold one core back
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+LOG_2 = np.log(2.0)
+LOG2_E = 1 / LOG_2
 
 
 def scores(corpus: Corpus, work: tuple, window: int) -> np.ndarray:
@@ -20,12 +23,32 @@ def scores(corpus: Corpus, work: tuple, window: int) -> np.ndarray:
     return out.T
 
 
-@numba.njit(parallel=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+@numba.njit(fastmath=FAST, inline="always")
+def _minus_sigmoid(s, bits, powers):  # pragma: no cover
+    r"""Replace each s by :math:`-\sigma(-s) = -1 / (1 + e^s)`, with :math:`e^s = 2^k e^r`, :math:`|r| \le \log(2) / 2`.
+
+    The series of :math:`e^r` ends where the next term is below 2e-16; it takes half the time of a call of exp.
+    ``bits`` and ``powers`` are one room to work in, as int64 and as float64.
+    """
+    for j in range(len(s)):
+        x = min(max(np.float64(s[j]), -700.0), 700.0)
+        k = np.floor(x * LOG2_E + 0.5)
+        r = x - k * LOG_2
+        series = 1.0
+        for term in range(12, 0, -1):
+            series = 1 + series * r * (1 / term)
+        bits[j] = (np.int64(k) + 1023) << 52  # 2^k, as a float64
+        s[j] = -1 / (1 + series * powers[j])
+
+
+@numba.njit(parallel=True, fastmath=FAST)
 def _stream(tokens, offsets, u, v, hu, hc, noise, busy, with_context, window, longest, out):  # pragma: no cover
     n, width = len(offsets) - 1, u.shape[1]
     for piece in numba.prange(PIECES):
         mine = np.empty((longest, width), u.dtype)
         near = np.empty((longest, width), u.dtype)
+        bits = np.empty(longest, np.int64)
+        powers = bits.view(np.float64)
         for s in range(piece * n // PIECES, (piece + 1) * n // PIECES):
             first, length = offsets[s], offsets[s + 1] - offsets[s]
             wanted = False
@@ -41,11 +64,10 @@ def _stream(tokens, offsets, u, v, hu, hc, noise, busy, with_context, window, lo
                     near[i, t] = v[row, t]
             residual = np.dot(mine[:length], near[:length].T)  # (L, L)
             for i in range(length):
+                _minus_sigmoid(residual[i], bits, powers)
                 for j in range(length):
                     if i == j or j - i > window or i - j > window:
                         residual[i, j] = 0
-                    else:
-                        residual[i, j] = -1 / (1 + np.exp(residual[i, j]))
             to_u = np.dot(residual, near[:length])  # gradient of the input rows
             to_v = np.dot(residual.T, mine[:length]) if with_context else to_u
             for i in range(length):

@@ -29,7 +29,7 @@ class Work(NamedTuple):
     input: Tensor  # U, (V, d)
     context: Tensor  # V, (V, d)
     to_input: Tensor  # directions of the input matrix, (V, q, d)
-    to_context: Tensor  # directions of the context matrix, (V, q, d)
+    to_context: Tensor  # directions of the context matrix, (V, q, d), or (1, q, d) if they are zero
     noise: Tensor  # what a pair of each centre adds by its noise words, (V, q)
     busy: Tensor  # words that can contribute at all, (V,)
     with_context: bool  # whether to_context is not zero
@@ -139,9 +139,7 @@ def word_parts(corpus: Corpus, i: int, params: Params, direction: Params, loss: 
 
 def _band(length: int, window: int, like: Tensor) -> Tensor:
     """1 where two places are neighbours: ``(L, L)``."""
-    place = torch.arange(length, device=like.device)
-    distance = (place[:, None] - place).abs()
-    return ((distance > 0) & (distance <= window)).to(like)
+    return torch.ones(length, length).to(like).triu_(-window).tril_(window).fill_diagonal_(0)
 
 
 def _stack(params: Params, directions: Sequence[Params]) -> tuple[Tensor, Tensor]:
@@ -153,16 +151,26 @@ def _stack(params: Params, directions: Sequence[Params]) -> tuple[Tensor, Tensor
                 f"a direction has {name!r} of shape {tuple(block.shape)}; it may have 'input' and 'context', each "
                 f"{tuple(zero.shape)} like the matrices"
             )
-        if not torch.isfinite(block).all():
+        if not _finite(block):
             raise ValueError(f"the {name} block of a direction holds values that are not finite")
-    return tuple(torch.stack([h.get(name, zero).to(zero) for h in directions]) for name in ("input", "context"))
+    return tuple(
+        torch.stack([h.get(name, zero).to(zero) for h in directions])
+        if any(name in h for h in directions)
+        else zero[:1, :1].expand(len(directions), *zero.shape)  # takes no memory
+        for name in ("input", "context")
+    )
+
+
+def _finite(matrix: Tensor) -> bool:
+    """Whether all values are finite; least and largest value say so in one reading, and both are NaN if one is."""
+    return not matrix.numel() or bool(torch.isfinite(torch.stack(matrix.aminmax())).all())
 
 
 def _check(params: Params, loss: SkipgramLoss) -> None:
     for name in ("input", "context"):
         if params[name].ndim != 2 or params[name].shape != params["input"].shape:
             raise ValueError(f"need two matrices (V, d) of one shape, the {name} matrix is {tuple(params[name].shape)}")
-        if not torch.isfinite(params[name]).all():
+        if not _finite(params[name]):
             raise ValueError(f"the {name} matrix holds values that are not finite (NaN or infinite): train it again")
     if loss.negatives and len(loss.noise) != len(params["input"]):
         raise ValueError(f"the noise is over {len(loss.noise)} words, the matrices have {len(params['input'])} rows")
@@ -182,13 +190,14 @@ def _mark(piece: Corpus) -> str:
 
 def _prepare(params: Params, directions: Sequence[Params], loss: SkipgramLoss) -> Work:
     """What is the same for all sentences, word by word, so that a word's directions lie side by side."""
-    hu, hc = (h.transpose(0, 1).contiguous() for h in _stack(params, directions))  # (V, q, d)
+    hu, hc = _stack(params, directions)
     noise = torch.zeros(hu.shape[:2]).to(hu)
     if loss.negatives:
-        noise = negative_sweep(params, directions, loss).T.contiguous()
-    busy_c = hc.flatten(1).any(1)
-    busy = hu.flatten(1).any(1) | busy_c | noise.any(1)
-    return Work(params["input"], params["context"], hu, hc, noise, busy, bool(busy_c.any()))
+        noise = negative_sweep(params, directions, loss)
+    with_context = bool(hc.any())
+    hu, hc, noise = (h.transpose(0, 1).contiguous() for h in (hu, hc if with_context else hc[:, :1], noise))
+    busy = hu.flatten(1).any(1) | hc.flatten(1).any(1) | noise.any(1)  # a lone row of hc is zero, so it fits any V
+    return Work(params["input"], params["context"], hu, hc, noise, busy, with_context)
 
 
 def _block(kernel: Callable, piece: Corpus, work: Work, loss: SkipgramLoss) -> np.ndarray:
@@ -240,7 +249,7 @@ def _alike(corpus: Corpus, sentences: np.ndarray, width: int) -> Iterator[np.nda
     while start < len(ordered):
         stop = min(start + 512, len(ordered))
         longest = corpus.lengths[ordered[stop - 1]]
-        stop = max(start + 1, min(stop, start + int(2**18 // (longest * max(longest, width)))))
+        stop = max(start + 1, min(stop, start + int(2**17 // (longest * max(longest, width)))))
         yield ordered[start:stop]
         start = stop
 

@@ -10,12 +10,12 @@ import torch
 
 import bootstrap
 from benchmarks import __main__ as command
-from benchmarks import harness, mog, page, peer
+from benchmarks import harness, mog, page, peer, sgns, sgns_lissa, sgns_memory
 
 SCHEMA = {
     "id": str, "title": str, "ratio": float, "low": float, "high": float, "goal": (int, float), "rival": str,
-    "unit": str, "max_diff": float, "bound": float, "relative": bool, "ours": float, "theirs": float, "rivals": dict,
-    "n": str, "repeats": int, "versions": dict, "machine": dict,
+    "unit": str, "max_diff": (float, type(None)), "bound": (float, type(None)), "relative": bool,
+    "ours": float, "theirs": float, "rivals": dict, "n": str, "repeats": int, "versions": dict, "machine": dict,
 }  # fmt: skip
 
 
@@ -26,7 +26,11 @@ def check(row):
         assert isinstance(row[key], kind), key
     assert row["id"] in harness.IDS
     assert row["unit"] in ("cpu", "wall", "bytes")
-    assert 0 <= row["max_diff"] <= row["bound"]
+    if row["bound"] is None:
+        assert row["max_diff"] is None
+        assert row["id"].endswith("_floor")
+    else:
+        assert 0 <= row["max_diff"] <= row["bound"]
     assert row["ratio"] == pytest.approx(row["theirs"] / row["ours"])
     assert row["theirs"] == min(row["rivals"].values())
     assert 0 < row["low"] <= row["high"]
@@ -61,7 +65,8 @@ def test_stored_rows_keep_the_schema_and_the_order():
 
 def test_each_row_of_the_command_is_in_the_list():
     assert set(command.ROWS) <= set(harness.IDS)
-    assert len(command.ROWS) == len(mog.ROWS) + 1
+    assert len(command.ROWS) == sum(len(module.ROWS) for module in command.MODULES)
+    assert {name for name in harness.IDS if name.startswith(("mog", "ihvp", "sgns", "weat"))} == set(command.ROWS)
 
 
 def test_the_first_round_warms_up_and_medians_are_compared():
@@ -125,6 +130,55 @@ def test_both_sides_of_the_small_rows_agree():
             ours, theirs = sides.ours()[1], sides.theirs["loop"]()[1]
         assert ours.abs().max() > 1e-3
         assert harness.difference(ours, theirs) <= bound
+
+
+def test_a_floor_has_no_answer_to_compare():
+    found = harness.measure(fake([1.0, -2.0], {"a": [7.0]}, id="sgns_floor", bound=None))
+    check(found)
+    assert "nothing to compare" in page.text([found])
+
+
+def test_the_unit_and_the_scale_of_a_side_count(monkeypatch):
+    ticks = iter([1.0, 3.0])
+    monkeypatch.setitem(harness.CLOCKS, harness.WALL, lambda: next(ticks))
+    assert harness.timed(lambda: 5, harness.WALL, scale=10)() == (20.0, 5)
+    found = harness.measure(fake([1.0], {"a": [1.0]}, unit=harness.BYTES))
+    assert found["unit"] == "bytes"
+    assert "peak memory in MiB" in page.text([found])
+
+
+@pytest.mark.parametrize(
+    ("case", "bound"),
+    [
+        (lambda: sgns.scores_case("torch", harness.CPU, 60, 300, 20), 1e-12),
+        (lambda: sgns.scores_case("numba", harness.WALL, 60, 300, 20), 1e-12),
+        (lambda: sgns.queries_case(60, 300, 3), 1e-12),
+        (lambda: sgns_lissa.case(200, 300, 40), 1e-10),
+    ],
+    ids=["torch", "numba", "queries", "lissa"],
+)
+def test_both_sides_of_the_word_rows_agree(case, bound):
+    with case() as sides:
+        ours, (theirs,) = sides.ours()[1], (side()[1] for side in sides.theirs.values())
+    assert ours.abs().max() > 1e-6
+    assert harness.difference(ours, theirs, relative=True) <= bound
+
+
+def test_the_floor_reads_every_row_of_three_matrices():
+    with sgns.floor_case(60, 300) as sides:
+        found = sides.theirs["gathering"]()[1]
+    corpus, params = sgns.zipf(60, 300), sgns.matrices(300)
+    blocks = [params["input"], params["context"], sgns.dense_queries(1, params)[0]["input"]]
+    words = [int(corpus.sentence(s)[s % sgns.LENGTH]) for s in range(60)]
+    expected = [sum(float(block[word, s % sgns.WIDTH]) for block in blocks) for s, word in enumerate(words)]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_pieces_that_are_scored_in_another_process_keep_their_answer():
+    with sgns_memory.case(harness.BYTES, 20, 30, 40) as sides:
+        (small, first), (large, second) = sides.theirs["20 sentences"](), sides.ours()
+    assert torch.equal(second[:20], first)
+    assert 5e7 < small < large * 1.1
 
 
 RIVALS = """

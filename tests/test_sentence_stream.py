@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import oracles
 import pytest
+import scipy
 import torch
 from test_corpus import corpus_of
 
@@ -116,6 +117,23 @@ def test_single_precision_comes_near(engine):
     options = (3, 2.0, False)
     found = stream_scores(CORPUS, single, [DENSE], loss_of(*options), engine=engine)
     assert_relative(found, inner(naive_gradients(options), DENSE)[None], 1e-5)
+
+
+@ENGINES
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_sigmoid_is_right_from_one_end_to_the_other(engine, dtype):
+    """Sentences of the words 0 and i, the rows of 0 are 1: the gradient of its input row is -v σ(-v), v of word i."""
+    values = np.concatenate([[1.0], np.linspace(-60, 60, 997), [-2000, -705, 80, 690, 720, 2000]])
+    values = values.astype(np.float32)
+    corpus = corpus_of([[0, i] for i in range(1, len(values))], len(values))
+    v = torch.from_numpy(values).to(dtype)[:, None]
+    params, first = {"input": torch.ones_like(v), "context": v}, torch.zeros_like(v)
+    first[0] = 1
+    found = stream_scores(corpus, params, [{"input": first}], SkipgramLoss(negatives=0), engine=engine)[0]
+    exact = values[1:].astype(float)
+    expected = -exact * scipy.special.expit(-exact)
+    rtol, atol = (1e-14, 1e-300) if dtype == torch.float64 else (1e-6, 1e-36)
+    np.testing.assert_allclose(found, expected, rtol, atol)
 
 
 @pytest.mark.parametrize("room", [2**22, 1])
