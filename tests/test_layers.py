@@ -27,6 +27,11 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "wikipedia": (0.1, "registry"),
     "datasets": (0.2, "registry csv_contract download formats wikipedia"),
     "corpora": (0.3, "registry csv_contract wikipedia datasets"),
+    "text_tasks": (0.4, "datasets corpora csv_contract"),
+    # `models` for texts: tokens, classifiers cut open at the word vectors, transformers
+    "text_models": (0, ""),
+    "text_tokens": (0.3, "datasets"),
+    "text_transformers": (0.3, "datasets text_models"),
     # `report` by idea: the schema and the ledger need no plotting
     "ledger": (0, ""),
     "report": (0.1, "ledger"),
@@ -45,16 +50,35 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "sgns_objective": (1.1, "corpus skipgram solvers"),
     "word_queries": (1.1, "skipgram weat"),
     "word_influence": (2, "corpus skipgram sgns_objective solvers"),
-    "tracin": (1, "gradients store"),
-    "cancellation": (1, "gradients"),
+    # `tracin` by idea: token gradients and their store, scores on words, scores on layers
+    "token_gradients": (1, "text_models text_tokens"),
+    "traced": (1.1, "store text_models text_tokens token_gradients"),
+    "tracin": (1.2, "store text_tokens token_gradients traced"),
+    "tracin_layers": (1.3, "text_models text_tokens traced tracin"),
+    "cancellation": (1.4, "text_models traced tracin_layers"),
     "datamodels": (1, "evaluate store"),
     "sparse": (1, ""),
     "adversarial": (1, "train"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
+    # deletion: who leaves first, the retrainings, what they say about a method
+    "deletion_ranks": (0, ""),
+    "deletion": (1.1, "parallel store"),
+    "deletion_metrics": (1.2, "deletion evaluate"),
+    "deletion_lds": (0.1, "evaluate"),
+    "text_study": (0.5, "text_models text_tasks text_tokens text_transformers train"),
+    "text_truth": (1.3, "deletion store text_study train"),
+    "text_scores": (2.1, "baselines text_study traced tracin tracin_layers train"),
+    # whole deletion studies, and the ones of the book
+    "deletion_study": (
+        2.2,
+        "baselines deletion deletion_lds deletion_metrics deletion_ranks evaluate store text_scores text_study "
+        "text_tasks text_truth tracin tracin_layers",
+    ),
+    "deletion_panels": (2.3, "deletion_study text_study"),
     "sgns_train": (2, "corpus skipgram sgns_objective solvers"),
     "debias": (2, "corpus debias_kernel skipgram"),
     "influence": (2, "gradients curvature solvers"),
-    "baselines": (2, "gradients curvature solvers"),
+    "baselines": (2, "curvature solvers tracin_layers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
     "tuning": (2, "gradients curvature train"),
     # the clustering experiment of chapter 10: the task, its scores, the panels that judge them
