@@ -107,6 +107,7 @@ def map_seeds(
     store: Store,
     n_jobs: int | None = 2,
     progress: bool = True,
+    wait: float = 3600,
 ) -> list[dict[str, np.ndarray]]:
     """Run ``study(seed)`` for every seed in parallel processes; a finished seed is on disk and is never done again.
 
@@ -116,13 +117,15 @@ def map_seeds(
         store: Where results go. Its fingerprint must cover ``study`` and its settings.
         n_jobs: Processes, one torch thread each. 1 stays in this process.
         progress: Draw a bar on the error stream.
+        wait: Seconds to wait for another process that works on the same store, such as a chapter that shares it; what
+            it made is then read.
 
     Returns:
         One dictionary a seed, in the order of ``seeds``.
 
     Raises:
         ValueError: If a seed comes twice.
-        StoreLocked: If another process works on the same store.
+        StoreLocked: If another process works on the same store for longer than that.
 
     >>> import tempfile
     >>> store = Store(tempfile.mkdtemp(), fingerprint=fingerprint("squares"))
@@ -132,7 +135,7 @@ def map_seeds(
     home, keys = (platform.node(), os.getpid()), {seed: f"seed-{seed:06d}" for seed in seeds}
     if len(keys) < len(seeds):
         raise ValueError(f"each seed once, got {list(seeds)}")
-    with store.lock(), tqdm(total=len(keys), disable=not progress, unit="seed") as bar:
+    with store.lock(wait), tqdm(total=len(keys), disable=not progress, unit="seed") as bar:
         todo = [seed for seed, key in keys.items() if not store.has(key)]
         bar.update(len(keys) - len(todo))
         tasks = [joblib.delayed(_run_seed)(study, seed, home) for seed in todo]

@@ -196,14 +196,17 @@ class Store:
         return sorted(path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: float = 0) -> Iterator[None]:
         """Hold the folder for this process; may be nested.
+
+        Args:
+            wait: Seconds to wait for another process to let go.
 
         Raises:
             StoreLocked: If another process holds it.
         """
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=wait)
         except filelock.Timeout:
             raise StoreLocked(f"{self.folder} is being written by another process: wait for it or stop it") from None
         try:

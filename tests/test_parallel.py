@@ -232,6 +232,26 @@ with Store(sys.argv[1], fingerprint="f" * 64).lock():
         holder.wait()
 
 
+def test_seeds_that_another_process_is_making_are_waited_for_and_read(store, log):
+    code = """
+import sys, time
+import numpy as np
+from clif_kit.store import Store
+store = Store(sys.argv[1], fingerprint="f" * 64)
+with store.lock():
+    print("held", flush=True)
+    time.sleep(1)
+    store.save("seed-000007", {"found": np.array(49)})
+"""
+    with subprocess.Popen([sys.executable, "-c", code, store.folder], stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout.readline() == "held\n"
+        with pytest.raises(StoreLocked, match="being written by another process"):
+            map_seeds(study_of(str(log)), [7], store=store, n_jobs=1, progress=False, wait=0)
+        (found,) = map_seeds(study_of(str(log)), [7], store=store, n_jobs=1, progress=False)
+    assert found["found"] == 49
+    assert not log.exists() or not log.read_text()
+
+
 def study_of(log, broken=None):
     """A study that leaves a line a call. Nested, so that workers get it by value."""
 
