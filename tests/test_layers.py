@@ -75,6 +75,17 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "text_tasks text_truth tracin tracin_layers",
     ),
     "deletion_panels": (2.3, "deletion_study text_study"),
+    # chapters on layers and words: what each layer does, a score as three factors, parts and deletions of words
+    "saliency": (1.4, "text_models text_tokens traced tracin_layers"),
+    "layer_study": (
+        2.2,
+        "cancellation evaluate parallel store text_models text_scores text_study text_tokens text_truth traced train",
+    ),
+    "word_examples": (0.5, "text_tasks"),
+    "word_level": (
+        2.2,
+        "evaluate store text_scores text_study text_tokens text_truth traced tracin train",
+    ),
     "sgns_train": (2, "corpus skipgram sgns_objective solvers"),
     "debias": (2, "corpus debias_kernel skipgram"),
     "influence": (2, "gradients curvature solvers"),
