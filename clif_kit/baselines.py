@@ -1,4 +1,4 @@
-r"""What TracIn on word embeddings must beat: scores from the last layer, similarity of texts, and chance.
+r"""What TracIn on word embeddings must beat: scores from the last layer, and similarity of texts.
 
 Inputs are what the last layer sees (:class:`clif_kit.tracin_layers.LastLayer`), plain texts, or labels. Everything
 comes out as ``(q, n)``, queries by training texts, with one sign: the predicted change of the query loss when the
@@ -184,19 +184,6 @@ def signed_by_label(similarity: np.ndarray, y: Tensor, query_y: Tensor) -> np.nd
     """
     same = query_y.cpu().numpy()[:, None] == y.cpu().numpy()
     return np.where(same, similarity, -similarity)
-
-
-def random_scores(q: int, n: int, *, seed: int) -> np.ndarray:
-    """Scores ``(q, n)`` between 0 and 1 that know nothing."""
-    return np.random.default_rng(seed).random((q, n))
-
-
-def same_class_random(y: Tensor, query_y: Tensor, *, seed: int) -> np.ndarray:
-    """Random scores that know the labels: proponents are of the query's class, opponents of another.
-
-    The control for a method that finds no more than the label.
-    """
-    return signed_by_label(random_scores(len(query_y), len(y), seed=seed), y, query_y)
 
 
 def least_similar(similarity: np.ndarray, k: int) -> np.ndarray:

@@ -145,7 +145,7 @@ def rankings(
     largest, shape, pool = max(panel.sizes), similarity.shape, None
     if panel.candidates:
         pool = np.zeros(shape, dtype=bool)
-        np.put_along_axis(pool, np.argsort(similarity, axis=1, kind="stable")[:, : panel.candidates], True, axis=1)
+        np.put_along_axis(pool, baselines.least_similar(similarity, panel.candidates), True, axis=1)
     labels, asked = study.labels("train").numpy(), study.labels("test").numpy()
     chance = {
         "same_class_random": lambda: same_class_rank(labels, asked, largest, pool),
@@ -165,9 +165,8 @@ def _scores(panel: Panel, study: TextStudy, folder: str | Path) -> tuple[Results
         try:
             fitted = train_text(study, 0)
             right = predict(study, fitted.params, "val").argmax(1) == study.labels("val")
-            texts = [(split["text"] + " " + split["pair"]).tolist() for split in (study.task.train, study.task.test)]
             more = {
-                "similarity": baselines.tfidf_similarity(*texts),
+                "similarity": baselines.tfidf_similarity(*text_scores.plain_texts(study)),
                 "correct": right.numpy(),
                 "special": text_scores.special_share(study, fitted),
             }

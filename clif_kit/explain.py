@@ -23,11 +23,11 @@ from clif_kit.csv_contract import content_id
 from clif_kit.sentence_stream import stream_scores
 from clif_kit.sgns_objective import CorpusObjective
 from clif_kit.sgns_train import Fit, start
-from clif_kit.skipgram import Params, SkipgramLoss, noise_distribution
-from clif_kit.weat import SIDES, TESTS, WordTest, effect, resolve
+from clif_kit.skipgram import Params, SkipgramLoss
+from clif_kit.weat import SIDES, TESTS, WordTest, effect
 from clif_kit.word_influence import dot_direction, full_direction, lissa_published_direction, safe_damping
 from clif_kit.word_queries import Query, cosine_query, displacement_query, query_gradient
-from clif_kit.word_study import Study, effects, fit_optimum
+from clif_kit.word_study import Study, effects, fit_optimum, study_of
 
 METHODS = ("cg_full", "dot", "lissa_published")
 UNITS = {"test": "effect size", "displacement": "squared vector units", "cosine": "cosine"}
@@ -70,14 +70,7 @@ def question_study(
                 f"{word!r} occurs {counts[word]} times in the text (words are lower case, letters only); "
                 f"need {test_count}, next to other words of the vocabulary"
             )
-    found, unavailable = {}, {}
-    for name, test in tests.items():
-        try:
-            found[name] = resolve(test, counts, vocabulary.index, test_count)
-        except ValueError as error:
-            unavailable[name] = str(error)
-    loss = SkipgramLoss(window=window, negatives=negatives, noise=noise_distribution(vocabulary.counts))
-    return Study(sentences, corpus, found, unavailable, loss)
+    return study_of(sentences, corpus, tests, test_count=test_count, window=window, negatives=negatives)
 
 
 def with_neighbours(sentences: Iterable[Sequence[str]], vocabulary: Vocabulary) -> Vocabulary:

@@ -75,7 +75,7 @@ def text_scores(
         "inf_last": lambda: influence_last(*found.last, y, damping=damping),
         "rep": lambda: representer_points(found.last[0].features, y, found.last[1].features, test_y, l2=l2),
         "tfidf": lambda: signed_by_label(found.tfidf, y, test_y),
-        "bm25": lambda: signed_by_label(bm25(*_texts(study)), y, test_y),
+        "bm25": lambda: signed_by_label(bm25(*plain_texts(study)), y, test_y),
         "embedding": lambda: signed_by_label(embedding_similarity(*(s.features for s in found.last)), y, test_y),
     }
     return {name: np.asarray(ways[name](), dtype=np.float64) for name in names}
@@ -115,8 +115,9 @@ class _Found:
 
     @cached_property
     def tfidf(self) -> np.ndarray:
-        return tfidf(*_texts(self.study))
+        return tfidf(*plain_texts(self.study))
 
 
-def _texts(study: TextStudy) -> tuple[list[str], list[str]]:
+def plain_texts(study: TextStudy) -> tuple[list[str], list[str]]:
+    """Training and test texts as a search engine reads them; the two texts of a pair one after the other."""
     return tuple((split["text"] + " " + split["pair"]).tolist() for split in (study.task.train, study.task.test))

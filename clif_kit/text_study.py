@@ -129,15 +129,10 @@ def train_text(study: TextStudy, seed: int, keep: np.ndarray | None = None) -> F
     fixed = {name: value for name, value in params.items() if _is_fixed(study, name)}
     free = {name: value for name, value in params.items() if name not in fixed}
     steps = -(-n // recipe.batch_size)
-    losses = text_losses(model.training(), fixed=fixed)
-
-    def trimmed(p: Params, ids: Tensor, parts: Tensor, y: Tensor) -> Tensor:
-        length = int((parts > 0).sum(1).max())
-        return losses(p, ids[:, :length], parts[:, :length], y)
-
     found = fit(
-        trimmed, free, (study.train.ids, study.train.parts, study.labels("train")), steps=recipe.epochs * steps,
-        lr=recipe.lr, batch_size=recipe.batch_size, optimizer=OPTIMIZERS[recipe.optimizer], seed=seed,
+        text_losses(model.training(), fixed=fixed, trim=True), free,
+        (study.train.ids, study.train.parts, study.labels("train")), steps=recipe.epochs * steps, lr=recipe.lr,
+        batch_size=recipe.batch_size, optimizer=OPTIMIZERS[recipe.optimizer], seed=seed,
         weights=None if keep is None else torch.from_numpy(keep).float(), checkpoint_every=steps,
     )  # fmt: skip
     every = np.linspace(0, recipe.epochs, recipe.checkpoints + 1)[1:].round().astype(int) - 1

@@ -86,7 +86,15 @@ def make_study(
     vocabulary = build_vocabulary(
         sentences.words, min_count=min_count, size=size, keep=dict.fromkeys(wanted, test_count)
     )
-    counts = sentences.counts()
+    corpus = encode(sentences.words, vocabulary)
+    return study_of(sentences, corpus, tests, test_count=test_count, window=window, negatives=negatives)
+
+
+def study_of(
+    sentences: Sentences, corpus: Corpus, tests: Mapping[str, WordTest], *, test_count: int, window: int, negatives: int
+) -> Study:
+    """A study of a corpus that is encoded already: which tests its words allow, and the loss."""
+    counts, vocabulary = sentences.counts(), corpus.vocabulary
     found, unavailable = {}, {}
     for name, test in tests.items():
         try:
@@ -94,7 +102,7 @@ def make_study(
         except ValueError as error:
             unavailable[name] = str(error)
     loss = SkipgramLoss(window=window, negatives=negatives, noise=noise_distribution(vocabulary.counts))
-    return Study(sentences, encode(sentences.words, vocabulary), found, unavailable, loss)
+    return Study(sentences, corpus, found, unavailable, loss)
 
 
 def about_tests(sentences: Sentences, tests: Iterable[WordTest]) -> np.ndarray:

@@ -29,7 +29,7 @@ class Window:
         context.add_init_script(f"try {{ {choice} }} catch {{}}")  # about:blank has no storage
         context.add_init_script(path=INSIDE)
         self.page = context.new_page()
-        self.page.set_default_timeout(60_000)  # the library page is long, and machines may be busy
+        self.page.set_default_timeout(15_000)
         self.page.on("request", lambda request: self._note(request.url, self._is_away(request.url), "not from here"))
         self.page.on("requestfailed", lambda request: self._note(request.url, True, f"failed, {request.failure}"))
         self.page.on("response", lambda answer: self._note(answer.url, answer.status >= 400, f"status {answer.status}"))

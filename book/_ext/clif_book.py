@@ -42,10 +42,11 @@ def outdated_pages(app, env, added, changed, removed):
 
 
 def list_remaining_modules(app, docname, source):
-    """Add to the API page each module that its text does not place in a section of its own."""
+    """Add to the first API page each module that none of them places in a section of its own."""
     if docname != "book/api":
         return
-    placed = set(re.findall(r"automodule:: clif_kit\.(\w+)", source[0]))
+    texts = [path.read_text("utf8") for path in Path(app.srcdir, "book").glob("api*.md")]
+    placed = set(re.findall(r"automodule:: clif_kit\.(\w+)", "\n".join(texts)))
     rest = [name for name in modules() if name not in placed]
     if rest:
         parts = [f"### {name}\n\n```{{eval-rst}}\n.. automodule:: clif_kit.{name}\n```\n" for name in rest]
