@@ -49,8 +49,8 @@ PANELS: dict[str, Panel] = {
     "agnews_bert": Panel(**_TUNED, **_FEW, task="agnews", train=500, val=200, test=12, points=3, methods=_TABLE4),
     "toxic_bert": Panel(**_TUNED, **_FEW, task="toxic", train=500, val=200, test=10, points=3, methods=_TABLE4),
     "nli_bert": Panel(
-        **_FEW, task="nli", kind="bert", recipe=Recipe(epochs=2, lr=5e-4, batch_size=16, optimizer="adamw"),
-        train=500, val=300, test=9, points=3, max_length=40,
+        task="nli", kind="bert", recipe=Recipe(epochs=2, lr=5e-4, batch_size=16, optimizer="adamw"), sizes=(50,),
+        seeds=2, train=500, val=300, test=9, points=2, max_length=40,
         methods=("tr_we_topk", "tr_last", "tr_tfidf", "same_class_random"),
     ),
     "toxic_roberta": Panel(

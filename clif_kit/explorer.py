@@ -183,7 +183,7 @@ def plain_table(data: Mapping, rows: int = 5) -> str:
     for end, (name, _) in data["kinds"][question["kind"]]["ends"].items():
         for i, score, parts in question["lists"][method][end]["rows"][:rows]:
             article, text = data["sentences"][i]
-            cells = (name, _signed(f"{score:+.3g}"), text, data["articles"][article], carried_by(data, text, parts))
+            cells = (name, signed(f"{score:+.3g}"), text, data["articles"][article], carried_by(data, text, parts))
             body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n"
     head = "".join(f'<th scope="col">{name}</th>' for name in ("end", "score", "sentence", "article", "carried by"))
     caption = escape(f"{question['title']} ({question['state']}), by the {data['methods'][method]['title']}")
@@ -201,10 +201,10 @@ def carried_by(data: Mapping, text: str, parts: Sequence[float], count: int = 3)
         sums[word] += part
     total = sum(map(abs, sums.values())) or 1.0
     largest = sorted(sums.items(), key=lambda item: -abs(item[1]))[:count]
-    return ", ".join(_signed(f"{word} {100 * part / total:+.0f}\N{NO-BREAK SPACE}%") for word, part in largest if part)
+    return ", ".join(signed(f"{word} {100 * part / total:+.0f}\N{NO-BREAK SPACE}%") for word, part in largest if part)
 
 
-def _signed(text: str) -> str:
+def signed(text: str) -> str:
     """A minus as printers set it."""
     return text.replace("-", "\N{MINUS SIGN}")
 

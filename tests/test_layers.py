@@ -10,6 +10,7 @@ ANY = "any"
 TABLE = {  # module: (layer, what it may import); a row that proves too tight is changed here first, with a reason
     "store": (0, ""),
     "generators": (0, ""),
+    "textlen": (0, ""),
     "models": (0, ""),
     "train": (0, ""),
     "gradients": (0, ""),
@@ -58,7 +59,13 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "cancellation": (1.4, "text_models traced tracin_layers"),
     "datamodels": (1, "evaluate store"),
     "sparse": (1, ""),
-    "adversarial": (1, "train"),
+    # influence tuning by idea: a vector an example, groups A and B, J and its gradient, runs and their controls
+    "example_vectors": (1, "gradients"),
+    "text_vectors": (1.1, "example_vectors text_models"),
+    "confounds": (1.1, "example_vectors text_tokens"),
+    "cid": (1.2, "confounds example_vectors gradients"),
+    "finetune": (1, "text_models text_tokens"),
+    "adversarial": (1.2, "confounds finetune text_models"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
     # deletion: who leaves first, the retrainings, what they say about a method
     "deletion_ranks": (0, ""),
@@ -82,6 +89,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "cancellation evaluate parallel store text_models text_scores text_study text_tokens text_truth traced train",
     ),
     "word_examples": (0.5, "text_tasks"),
+    "word_context": (2.2, "text_study token_gradients traced tracin"),
     "word_level": (
         2.2,
         "evaluate store text_scores text_study text_tokens text_truth traced tracin train",
@@ -91,7 +99,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "influence": (2, "gradients curvature solvers"),
     "baselines": (2, "curvature solvers tracin_layers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
-    "tuning": (2, "gradients curvature train"),
+    "tuning": (2, "example_vectors gradients"),
+    "tuning_run": (2.1, "cid confounds finetune text_models text_vectors tuning"),
     # the clustering experiment of chapter 10: the task, its scores, the panels that judge them
     "mog": (1, "generators gradients models"),
     "mog_scores": (3, "mog evaluate gradients influence models solvers"),
@@ -132,6 +141,10 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "word_influence word_queries word_study",
     ),
     "explorer": (3.2, "corpora explain report sentence_stream sgns_train skipgram weat word_study"),
+    "text_explorer": (
+        3.3,
+        "corpora deletion_metrics deletion_study explorer report text_scores text_study text_tokens tracin train",
+    ),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
