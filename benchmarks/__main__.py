@@ -5,10 +5,22 @@ import os
 import sys
 from collections.abc import Sequence
 
-from benchmarks import harness, ihvp, mog, page, sgns, sgns_lissa, sgns_memory, weat
+from benchmarks import (
+    harness,
+    ihvp,
+    mog,
+    page,
+    sgns,
+    sgns_lissa,
+    sgns_memory,
+    tracin,
+    tracin_memory,
+    tracin_pairs,
+    weat,
+)
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat
+MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory
 ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 

@@ -142,7 +142,7 @@ def _gaps(cosine: np.ndarray, like: np.ndarray, pairs: np.ndarray) -> np.ndarray
         if may.sum() >= LEAST:
             closer = near[may] > np.median(near[may])
             if closer.any():
-                gaps.append(values[may][~closer].mean() - values[may][closer].mean())
+                gaps.append(values[may][closer].mean() - values[may][~closer].mean())
     return np.array(gaps)
 
 
