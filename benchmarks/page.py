@@ -23,9 +23,9 @@ HEAD = """<!-- Written by `make bench` from benchmarks/results.json. Do not edit
 
 Speed is only worth something when the answer is the same. So each row below runs two programs on the same input: ours,
 and one that you might use instead, a library or the papers' own algorithm written out. Both must give the same answer,
-to within a stated bound; a row whose answers differ is not written. Then the two take turns, round after round, in
-double precision. What counts is CPU time, so that other work on the machine disturbs little, and one thread, unless
-the row says otherwise. The ratio says how many times less ours takes.
+to within a stated bound; a row whose answers differ is not written. Then the two take turns, round after round.
+Unless the row says otherwise, in double precision, on one thread, and what counts is CPU time, so that other work on
+the machine disturbs little. The ratio says how many times less ours takes.
 
 Some rows have another kind of rival: a floor, which no program can go below (there the ratio is less than 1), or
 ourselves on less work, to show that the cost grows as it should.

@@ -1,4 +1,4 @@
-"""The panels of the chapters on deletion: what the book trains, in the order in which it does.
+"""The panels of the chapters on deletion, by name; ``notebooks/profiles`` says which a run trains.
 
 Recipes were chosen on validation texts alone, by a few short trials. ``n`` is what a book run on two cores can afford,
 so that k = 100 is up to a fifth of the training texts where the paper's is a five hundredth.
@@ -71,8 +71,6 @@ PANELS: dict[str, Panel] = {
     ),
     "toxic_nooverlap_unfrozen": Panel(**_APART, **_TUNED, methods=_LESS),
 }  # fmt: skip
-# In the order in which they are trained. toxic_cnn is for the reader who wants comments without a transformer.
-BOOK = tuple(name for name in PANELS if not name.startswith("topics") and name != "toxic_cnn")
 
 _WHOLE = {
     "task": "agnews_train", "train": 50_000, "val": 20_000, "test": 100, "points": 0, "max_length": 128,

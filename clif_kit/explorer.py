@@ -167,11 +167,17 @@ def digits(x: float, count: int = 3) -> float | int:
 
 def page_data(data: Mapping) -> str:
     """The part of the page that is generated: the data, and one list as a table for readers without JavaScript."""
+    note = "With JavaScript you choose the question and the estimator here. Without it, one of the lists:"
+    return frame(data, "clif_kit.explorer", note, plain_table(data))
+
+
+def frame(data: Mapping, module: str, note: str, table: str, look: str = "") -> str:
+    """An explorer's generated part: who wrote it, a note, a table that needs no script, and the data for the script."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
-        "<!-- Written by `python -m clif_kit.explorer`. Do not edit. -->\n"
-        '<div id="explorer"><p class="note">With JavaScript you choose the question and the estimator here. Without '
-        f'it, one of the lists:</p>\n<div class="pst-scrollable-table-container">{plain_table(data)}</div></div>\n'
+        f"<!-- Written by `python -m {module}`. Do not edit. -->\n"
+        f'<div id="explorer"{look}><p class="note">{note}</p>\n'
+        f'<div class="pst-scrollable-table-container">{table}</div></div>\n'
         f'<script type="application/json" id="explorer-data">{text}</script>\n'
     )
 
@@ -179,15 +185,23 @@ def page_data(data: Mapping) -> str:
 def plain_table(data: Mapping, rows: int = 5) -> str:
     """Both ends of the first question's first list as an HTML table."""
     question, method = next(iter(data["questions"].values())), next(iter(data["methods"]))
-    body = ""
+    body = []
     for end, (name, _) in data["kinds"][question["kind"]]["ends"].items():
         for i, score, parts in question["lists"][method][end]["rows"][:rows]:
             article, text = data["sentences"][i]
             cells = (name, signed(f"{score:+.3g}"), text, data["articles"][article], carried_by(data, text, parts))
-            body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>\n"
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("end", "score", "sentence", "article", "carried by"))
-    caption = escape(f"{question['title']} ({question['state']}), by the {data['methods'][method]['title']}")
-    return f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+            body.append(cells)
+    caption = f"{question['title']} ({question['state']}), by the {data['methods'][method]['title']}"
+    return html_table(caption, ("end", "score", "sentence", "article", "carried by"), body)
+
+
+def html_table(caption: str, names: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Texts as an HTML table."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in body)
+    return (
+        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+    )
 
 
 def carried_by(data: Mapping, text: str, parts: Sequence[float], count: int = 3) -> str:

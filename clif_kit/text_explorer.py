@@ -8,11 +8,9 @@ its texts leave together, and the model is trained again.
 A score is the predicted change of the test text's loss when the training text is removed: positive = proponent.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from clif_kit import corpora, report
 from clif_kit.deletion_metrics import judge
 from clif_kit.deletion_study import CONTROLS, Deletions, Panel, run_panel
-from clif_kit.explorer import carried_by, digits, signed
+from clif_kit.explorer import carried_by, digits, frame, html_table, signed
 from clif_kit.text_scores import trace
 from clif_kit.text_study import Recipe, TextStudy, predict, train_text
 from clif_kit.text_tokens import read_tokenizer
@@ -222,19 +220,14 @@ def tfidf_parts(vectors: TfidfVectorizer, text: str, other: str) -> np.ndarray:
 
 def page_data(data: Mapping) -> str:
     """The part of the page that is generated: the data, and one list as a table for readers without JavaScript."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return (
-        "<!-- Written by `python -m clif_kit.text_explorer`. Do not edit. -->\n"
-        '<div id="explorer" class="texts"><p class="note">With JavaScript you choose the sentence here and see all '
-        'methods. Without it, the lists of one of them:</p>\n<div class="pst-scrollable-table-container">'
-        f'{plain_table(data)}</div></div>\n<script type="application/json" id="explorer-data">{text}</script>\n'
-    )
+    note = "With JavaScript you choose the sentence here and see all methods. Without it, the lists of one of them:"
+    return frame(data, "clif_kit.text_explorer", note, plain_table(data), look=' class="texts"')
 
 
 def plain_table(data: Mapping, rows: int = 5) -> str:
     """Both ends of the first test sentence's first list as an HTML table."""
     question, (method, about) = data["questions"][0], next(iter(data["methods"].items()))
-    special, body = data["settings"]["special"], ""
+    special, body = data["settings"]["special"], []
     for end, found in question["lists"][method].items():
         for i, score, parts in found["rows"][:rows]:
             article, topic, text, _ = data["texts"][i]
@@ -242,12 +235,9 @@ def plain_table(data: Mapping, rows: int = 5) -> str:
             carried = carried_by({"vocabulary": words.split(" ")}, words, parts)
             share = 100 * (parts or [0])[0] / (sum(map(abs, parts)) or 1)
             cells = (data["ends"][end]["title"], signed(f"{score:+.3g}"), text, data["classes"][topic], article)
-            cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, carried, signed(f"{share:+.0f} %")))
-            body += f"<tr>{cells}</tr>\n"
-    names = ("end", "score", "sentence", "topic", "article", "carried by", special)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    caption = escape(f"{about['title']} for: {question['text'][2]} ({data['classes'][question['text'][1]]})")
-    return f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+            body.append((*cells, carried, signed(f"{share:+.0f} %")))
+    caption = f"{about['title']} for: {question['text'][2]} ({data['classes'][question['text'][1]]})"
+    return html_table(caption, ("end", "score", "sentence", "topic", "article", "carried by", special), body)
 
 
 def write_explorer(path: Path = PAGE, folder: str | Path = FOLDER) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from explorer_cases import script
 
 from clif_kit import corpora, explorer
 from clif_kit.corpora import BadCorpus
@@ -337,15 +338,17 @@ def test_what_the_page_says_in_words_is_so(shown, study):
     assert often["cg_full"] < often["dot"] / 3
 
 
-def test_the_page_includes_what_it_needs():
-    page = (ROOT / "book" / "explorer.md").read_text("utf-8")
-    assert f":file: {explorer.PAGE.name}" in page
-    for name in ("explorer.css", "explorer.js"):
+@pytest.mark.parametrize("one", ["explorer", "text_explorer"])
+def test_the_page_includes_what_it_needs(one):
+    page = (ROOT / "book" / f"{one}.md").read_text("utf-8")
+    assert f":file: {one}_data.html" in page
+    assert page.index("../_static/explorer_parts.js") < page.index(f"../_static/{one}.js")
+    for name in ("explorer.css", "explorer_parts.js", f"{one}.js"):
         assert f"../_static/{name}" in page
         assert (ROOT / "book" / "_static" / name).exists()
     assert "CC BY-SA" in page
-    code = (ROOT / "book" / "_static" / "explorer.js").read_text("utf-8")
-    assert not re.search(r"fetch\(|XMLHttpRequest|import\s*\(|innerHTML", code)
+    forbidden = r"fetch\(|XMLHttpRequest|import\s*\(|innerHTML|outerHTML|insertAdjacent"
+    assert not re.search(forbidden, script(f"{one}.js"))
 
 
 def test_the_script_shows_what_the_data_hold(shown, tmp_path):
@@ -353,7 +356,7 @@ def test_the_script_shows_what_the_data_hold(shown, tmp_path):
     if not CHROMIUM:
         pytest.skip("needs Chromium: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
-    code = (ROOT / "book" / "_static" / "explorer.js").read_text("utf-8")
+    code = script("explorer.js")
     page_file = tmp_path / "page.html"
     page_file.write_text(f"<!DOCTYPE html><main>{explorer.page_data(shown)}</main><script>{code}</script>", "utf-8")
     read = """() => ["high", "low"].map((end) => [...document.querySelectorAll(`.${end} li`)].map((item) => [

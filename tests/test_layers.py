@@ -59,13 +59,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "cancellation": (1.4, "text_models traced tracin_layers"),
     "datamodels": (1, "evaluate store"),
     "sparse": (1, ""),
-    # influence tuning by idea: a vector an example, groups A and B, J and its gradient, runs and their controls
-    "example_vectors": (1, "gradients"),
-    "text_vectors": (1.1, "example_vectors text_models"),
-    "confounds": (1.1, "example_vectors text_tokens"),
-    "cid": (1.2, "confounds example_vectors gradients"),
-    "finetune": (1, "text_models text_tokens"),
-    "adversarial": (1.2, "confounds finetune text_models"),
+    "adversarial": (1, "train"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
     # deletion: who leaves first, the retrainings, what they say about a method
     "deletion_ranks": (0, ""),
@@ -99,8 +93,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "influence": (2, "gradients curvature solvers"),
     "baselines": (2, "curvature solvers tracin_layers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
-    "tuning": (2, "example_vectors gradients"),
-    "tuning_run": (2.1, "cid confounds finetune text_models text_vectors tuning"),
+    "tuning": (2, "gradients curvature train"),
     # the clustering experiment of chapter 10: the task, its scores, the panels that judge them
     "mog": (1, "generators gradients models"),
     "mog_scores": (3, "mog evaluate gradients influence models solvers"),

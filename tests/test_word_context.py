@@ -3,20 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from text_cases import table_gradient, topics_study
 
-from clif_kit.text_study import Recipe, make_text_study, train_text
-from clif_kit.text_tasks import text_task
+from clif_kit.text_study import train_text
+from clif_kit.token_gradients import row_map
 from clif_kit.tracin import frequent_rows
-from clif_kit.word_context import context_gaps, likeness, scoring_seconds, word_shares
+from clif_kit.word_context import _dense, context_gaps, likeness, scoring_seconds, word_shares
 from clif_kit.word_level import at_the_end
-from tests.test_word_level import table_gradient
-
-RECIPE = Recipe(epochs=2, lr=0.02, batch_size=8, optimizer="adam", checkpoints=2)
 
 
 @pytest.fixture(scope="module")
 def study():
-    return make_text_study(text_task("topics", train=32, val=4, test=4), "cnn", RECIPE, max_length=16, width=8)
+    return topics_study(32)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +102,5 @@ def test_the_three_ways_are_timed_and_the_dense_one_is_right(study, fitted, tabl
     assert {name: values.tolist() for name, values in found.items()} == {
         "sparse": [1, 1], "topk": [1, 1], "dense": [1, 1],
     }  # fmt: skip
-    from clif_kit.token_gradients import row_map
-    from clif_kit.word_context import _dense
-
     dense = _dense(row_map(train.gradients(0)), len(train), len(study.train.names))
     np.testing.assert_allclose(dense, np.stack([t.ravel() for t in tables["train"]]), atol=1e-6)

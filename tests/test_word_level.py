@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from text_cases import table_gradient, topics_study
 
 from clif_kit import word_level
 from clif_kit.text_study import Recipe, make_text_study, predict, train_text
-from clif_kit.text_tasks import text_task
 from clif_kit.text_tokens import Tokens
 from clif_kit.tracin import tracin_we
 from clif_kit.word_examples import COMMENTS, PAIRS, template_task, with_examples
@@ -16,21 +16,12 @@ RECIPE = Recipe(epochs=2, lr=0.02, batch_size=8, optimizer="adam", checkpoints=2
 
 @pytest.fixture(scope="module")
 def study():
-    return make_text_study(text_task("topics", train=16, val=4, test=4), "cnn", RECIPE, max_length=16, width=8)
+    return topics_study(16)
 
 
 @pytest.fixture(scope="module")
 def fitted(study):
     return train_text(study, 0)
-
-
-def table_gradient(study, params, split, i):
-    tokens, name = getattr(study, split).take([i]), study.model.embedding
-    leaves = {**params, name: params[name].clone().requires_grad_()}
-    loss = torch.nn.functional.cross_entropy(
-        study.model.logits(leaves, tokens.ids, tokens.parts), study.labels(split)[i : i + 1]
-    )
-    return torch.autograd.grad(loss, leaves[name])[0]  # (rows, d)
 
 
 def test_parts_are_products_of_rows(study, fitted):

@@ -6,6 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from clif_kit.text_models import text_cnn
+from clif_kit.text_study import Recipe, make_text_study
+from clif_kit.text_tasks import text_task
 from clif_kit.text_tokens import Tokens
 from clif_kit.text_transformers import roberta_config, transformer
 
@@ -70,3 +72,22 @@ def model(kind):
     made, params = transformer(config, classes=CLASSES, seed=3, dtype=F64, **options)
     draw = torch.Generator().manual_seed(5)  # biases start at zero: a forgotten one would not be seen
     return made, {k: v + 0.1 * torch.randn(v.shape, generator=draw, dtype=F64) for k, v in params.items()}
+
+
+# --- one small study, trained as the chapters train
+
+
+def topics_study(train):
+    """A CNN on sentences of the embedded topics."""
+    recipe = Recipe(epochs=2, lr=0.02, batch_size=8, optimizer="adam", checkpoints=2)
+    return make_text_study(text_task("topics", train=train, val=4, test=4), "cnn", recipe, max_length=16, width=8)
+
+
+def table_gradient(study, params, split, i):
+    """The gradient of one text's loss in the table of word vectors, by autograd, ``(rows, d)``."""
+    tokens, name = getattr(study, split).take([i]), study.model.embedding
+    leaves = {**params, name: params[name].clone().requires_grad_()}
+    loss = torch.nn.functional.cross_entropy(
+        study.model.logits(leaves, tokens.ids, tokens.parts), study.labels(split)[i : i + 1]
+    )
+    return torch.autograd.grad(loss, leaves[name])[0]  # (rows, d)

@@ -1,23 +1,10 @@
 // The explorer page: choose a question and an estimator, see the sentences. The data lies in the page (clif_kit/explorer.py says
-// what it holds); nothing is asked of a server, so that the page works from disk too.
+// what it holds). Needs explorer_parts.js; nothing is asked of a server, so that the page works from disk too.
 (() => {
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const known = new Set(data.vocabulary);
-  const LEVELS = [0.02, 0.1, 0.3, 0.6]; // of the largest part in the list: from here on a word has colour 1, 2, 3, 4
+  const { make, sign, number, level, link } = explorerParts;
   const ROLES = { x: "X", y: "Y", a: "A", b: "B", word: "Asked about" };
-
-  function make(tag, attributes, ...children) {
-    const part = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes || {})) part.setAttribute(name, value);
-    part.append(...children);
-    return part;
-  }
-
-  function number(x) {
-    const size = Math.abs(x);
-    const digits = size === 0 || size >= 0.001 ? String(Number(size.toPrecision(3))) : size.toExponential(2).replace("-", "−");
-    return (x < 0 ? "−" : "+") + digits;
-  }
 
   // --- one sentence ---
 
@@ -31,16 +18,16 @@
     for (const { word, part } of list) if (part !== null) sums.set(word, (sums.get(word) || 0) + part);
     const total = [...sums.values()].reduce((sum, part) => sum + Math.abs(part), 0) || 1;
     const largest = [...sums].filter(([, part]) => part).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 3);
-    return largest.map(([word, part]) => `${word} ${part < 0 ? "−" : "+"}${Math.round((100 * Math.abs(part)) / total)}\u00a0%`).join(", ");
+    return largest.map(([word, part]) => `${word} ${sign(part)}${Math.round((100 * Math.abs(part)) / total)}\u00a0%`).join(", ");
   }
 
   function wordSpan({ word, part }, largest, asked) {
     const classes = asked.has(word) ? ["asked"] : [];
-    const level = part === null ? 0 : LEVELS.filter((least) => Math.abs(part) >= least * largest).length;
+    const strength = part === null ? 0 : level(part, largest);
     if (part === null) classes.push("unknown");
-    if (level) classes.push(part > 0 ? "help" : "harm", `${part > 0 ? "help" : "harm"}-${level}`);
+    if (strength) classes.push(part > 0 ? "help" : "harm", `${part > 0 ? "help" : "harm"}-${strength}`);
     if (!classes.length) return word;
-    return make("span", { class: classes.join(" "), ...(level ? { title: `${word}: ${number(part)}` } : {}) }, word);
+    return make("span", { class: classes.join(" "), ...(strength ? { title: `${word}: ${number(part)}` } : {}) }, word);
   }
 
   function item([index, score, parts], largest, asked, longest) {
@@ -49,10 +36,9 @@
     const shown = list.flatMap((one, k) => (k ? [" ", wordSpan(one, largest, asked)] : [wordSpan(one, largest, asked)]));
     const bar = make("span", { class: "bar" });
     bar.style.width = `${Math.max(2, (100 * Math.abs(score)) / longest)}%`;
-    const page = `https://en.wikipedia.org/wiki/${encodeURIComponent(title.replaceAll(" ", "_"))}`;
     return make("li", {},
       make("p", { class: "head" }, make("span", { class: "score" }, number(score)), make("span", { class: "track", "aria-hidden": "true" }, bar),
-        make("a", { href: page }, title)),
+        link(title)),
       make("p", { class: "text" }, ...shown),
       make("p", { class: "note" }, `Carried by ${carriedBy(list)}`));
   }

@@ -1,37 +1,21 @@
 // The second explorer page: choose a test sentence, see which training sentences each method names, side by side, and what happened
-// when they left. The data lies in the page (clif_kit/text_explorer.py says what it holds); nothing is asked of a server.
+// when they left. The data lies in the page (clif_kit/text_explorer.py says what it holds). Needs explorer_parts.js.
 (() => {
-  const data = JSON.parse(document.getElementById("explorer-data").textContent);
-  const LEVELS = [0.02, 0.1, 0.3, 0.6]; // of the largest part in the list: from here on a word has colour 1, 2, 3, 4
+   const data = JSON.parse(document.getElementById("explorer-data").textContent);
+   const { make, sign, number, level, link } = explorerParts;
   const { settings, classes, methods, ends } = data;
 
-  function make(tag, attributes, ...children) {
-    const part = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes || {})) part.setAttribute(name, value);
-    part.append(...children);
-    return part;
-  }
-
-  const sign = (x) => (x < 0 ? "−" : "+");
   const mean = (list) => list.reduce((sum, x) => sum + x, 0) / list.length;
   const change = (x) => (Math.round(1000 * x) === 0 ? "0.000" : sign(x) + Math.abs(x).toFixed(3)); // of a probability
   const range = ([value, low, high]) => `${change(value)} (${change(low)}\u00a0to\u00a0${change(high)})`;
-
-  function number(x) {
-    const size = Math.abs(x);
-    const digits = size === 0 || size >= 0.001 ? String(Number(size.toPrecision(3))) : size.toExponential(2).replace("-", "−");
-    return sign(x) + digits;
-  }
-
-  const link = (title) => make("a", { href: `https://en.wikipedia.org/wiki/${encodeURIComponent(title.replaceAll(" ", "_"))}` }, title);
 
   // --- one sentence ---
 
   function marked(word, part, total, largest) { // the number: the word's share of the sum of all parts' sizes, in per cent
     const share = Math.round((100 * Math.abs(part)) / total);
     if (!share) return word;
-    const level = Math.max(1, LEVELS.filter((least) => Math.abs(part) >= least * largest).length), kind = part > 0 ? "help" : "harm";
-    return make("span", { class: `${kind} ${kind}-${level}`, title: `${word}: ${number(part)}` }, word, make("small", {}, `${sign(part)}${share}`));
+    const strength = Math.max(1, level(part, largest)), kind = part > 0 ? "help" : "harm";
+    return make("span", { class: `${kind} ${kind}-${strength}`, title: `${word}: ${number(part)}` }, word, make("small", {}, `${sign(part)}${share}`));
   }
 
   function sentence(text, read, parts, largest) { // words beyond those that the model read are grey, if it is the model's score
