@@ -15,7 +15,7 @@ Split = Literal["train", "dev", "test"]
 Row = tuple[list[str], int, list[int]]  # tokens, label (1 = long), [length drawn, prefix]
 
 LONGEST = 30  # tokens without the prefix
-_MEANS, _STD = {1: 25, 0: 15}, 4  # of the lengths, by class
+MEANS, STD = {1: 25, 0: 15}, 4  # of the lengths, by class
 _ORDER = 2021  # seed of the order of the sentences, in each file of the corpus
 _DRAWS = {"train": (2022, 750, 0.9), "dev": (2023, 240, 0.5), "test": (2023, 250, 0.5)}  # seed, n a class, aligned
 
@@ -45,7 +45,7 @@ def rebuild(sentences: Sequence[Sequence[str]], split: Split, *, prefix: bool = 
     picked = long[: 2 * n] if split == "train" else long[-2 * n :]
     stream, cut = random.Random(seed), np.random.RandomState(seed)
     rows: list[Row] = []
-    lengths = {label: cut.normal(_MEANS[label], _STD, n) for label in (1, 0)}
+    lengths = {label: cut.normal(MEANS[label], STD, n) for label in (1, 0)}
     own = int(share * n)
     for label, part in ((1, picked[:n]), (0, picked[n:])):
         spurs = [label] * own + [1 - label] * (n - own)

@@ -59,7 +59,13 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "cancellation": (1.4, "text_models traced tracin_layers"),
     "datamodels": (1, "evaluate store"),
     "sparse": (1, ""),
-    "adversarial": (1, "train"),
+    # influence tuning by idea: a vector an example, groups A and B, J and its gradient, runs and their controls
+    "example_vectors": (1, "gradients"),
+    "text_vectors": (1.1, "example_vectors text_models"),
+    "confounds": (1.1, "example_vectors text_tokens"),
+    "cid": (1.2, "confounds example_vectors gradients"),
+    "finetune": (1, "text_models text_tokens"),
+    "adversarial": (1.2, "confounds finetune text_models"),
     "parallel": (1, "store watchdog"),  # the half of `retrain` that joblib runs
     # deletion: who leaves first, the retrainings, what they say about a method
     "deletion_ranks": (0, ""),
@@ -93,7 +99,16 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "influence": (2, "gradients curvature solvers"),
     "baselines": (2, "curvature solvers tracin_layers"),
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
-    "tuning": (2, "gradients curvature train"),
+    "tuning": (2, "example_vectors gradients"),
+    "tuning_run": (2.1, "cid confounds finetune text_models text_vectors tuning"),
+    "tuning_metrics": (1, "evaluate"),
+    "tuning_panels": (2.3, "finetune tuning_run tuning_study"),
+    "shortcut_tasks": (0.4, "corpora datasets generators"),
+    "tuning_study": (
+        2.2,
+        "adversarial cid confounds example_vectors finetune parallel shortcut_tasks store text_models text_tokens "
+        "text_transformers text_vectors tuning tuning_run",
+    ),
     # the clustering experiment of chapter 10: the task, its scores, the panels that judge them
     "mog": (1, "generators gradients models"),
     "mog_scores": (3, "mog evaluate gradients influence models solvers"),

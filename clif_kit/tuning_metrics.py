@@ -1,0 +1,163 @@
+r"""What runs of :mod:`clif_kit.tuning_study` say: accuracies, who beats whom, the confound influence difference (CID).
+
+A unit is a seed. There are few, so intervals are Student's, :math:`\bar x \pm t_{.975, n-1}\, s / \sqrt n`: a bootstrap
+of five numbers is too narrow. Methods share their seeds (start, order, dropout), so differences are paired; the
+p-values that the paper prints are not, and stand beside them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from clif_kit.evaluate import Interval, holm, interval, spearman
+
+Run = Mapping[str, np.ndarray]
+Runs = Mapping[str, Sequence[Run]]  # by method, one a seed
+Metrics = dict[str, Interval | float]
+
+
+def student(values: ArrayLike, unit: str = "", over: str = "seeds") -> Interval:
+    """The mean with Student's 95 % interval; the values are kept.
+
+    Raises:
+        ValueError: If there are fewer than two values, or one is NaN.
+
+    >>> student([1.0, 2.0, 3.0]).high.__round__(3)
+    4.484
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or len(x) < 2 or np.isnan(x).any():
+        raise ValueError(f"need two numbers or more, none of them NaN, got {x}")
+    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    mean = float(x.mean())
+    return Interval(mean, mean - half, mean + half, len(x), over, unit, tuple(x.tolist()))
+
+
+def numbers(runs: Sequence[Run], key: str) -> np.ndarray:
+    """One number a run: the mean of what it says under a key, ``(seeds,)``."""
+    return np.array([float(np.mean(run[key])) for run in runs])
+
+
+def p_values(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
+    """Two-sided p-values of two independent samples: Welch's test, permutations, and the paper's equal variances.
+
+    With five against five there are 126 splits, so the permutation p is never below .008.
+
+    >>> p_values([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])["permutation"]
+    0.1
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+
+    def gap(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return x.mean(axis) - y.mean(axis)
+
+    found = {
+        "welch": stats.ttest_ind(a, b, equal_var=False).pvalue,
+        "permutation": stats.permutation_test((a, b), gap, vectorized=True, rng=np.random.default_rng(0)).pvalue,
+        "equal": stats.ttest_ind(a, b).pvalue,
+    }
+    return {name: 1.0 if np.isnan(p) else float(p) for name, p in found.items()}
+
+
+def accuracy_metrics(
+    runs: Runs, data: str, *, against: str = "finetune", pairs: Iterable[tuple[str, str]] = ()
+) -> Metrics:
+    """Test accuracies in per cent, and comparisons.
+
+    Args:
+        runs: By method.
+        data: Name of the data, last part of each key.
+        against: What p-values compare with.
+        pairs: (a, b): the claim is that a is better.
+
+    Returns:
+        ``accuracy/<method>/<data>`` and ``.../<data>_train``; for each other method ``p/<method>/<data>`` (Welch),
+        and ``p/<method>_permutation``, ``_equal`` (as in the paper) and ``_holm`` (Welch's, corrected over all methods);
+        ``accuracy_gain/<a>_minus_<b>/<data>``, paired by seed, in points; ``accuracy_minority/...``, on test texts
+        whose shortcut misleads.
+    """
+    out: Metrics = {}
+    test = {name: numbers(found, "accuracy/test") for name, found in runs.items()}
+    for name, found in runs.items():
+        out[f"accuracy/{name}/{data}"] = student(test[name], "per cent")
+        out[f"accuracy/{name}/{data}_train"] = student(numbers(found, "accuracy/train"), "per cent")
+        minority = [float(np.mean([run["groups/test"][0, 1], run["groups/test"][1, 0]])) for run in found]
+        out[f"accuracy_minority/{name}/{data}"] = student(minority, "per cent")
+    others = [name for name in runs if name != against]
+    p = {name: p_values(test[name], test[against]) for name in others}
+    corrected = holm([p[name]["welch"] for name in others]) if others else []
+    for name, adjusted in zip(others, corrected, strict=True):
+        out[f"p/{name}/{data}"] = p[name]["welch"]
+        out |= {f"p/{name}_{test}/{data}": p[name][test] for test in ("permutation", "equal")}
+        out[f"p/{name}_holm/{data}"] = float(adjusted)
+    for a, b in pairs:
+        out[f"accuracy_gain/{a}_minus_{b}/{data}"] = student(test[a] - test[b], "points")
+    return out
+
+
+def cid_metrics(runs: Runs, data: str, *, plain: str | None = "no_spurious") -> Metrics:
+    """The confound influence difference (CID) at the end, and how it moves.
+
+    Returns:
+        ``cid/<method>/<data>``, ``cid_heldout`` (probes from the test texts) and ``cid_abs`` (mean size over probes);
+        ``spearman/low_cid_accuracy/<data>``, over all runs but those without the shortcut; ``cid_drop/...``: what the
+        ledger asks of curves, see the code. A run without a CID (some gradient is zero) is left out, and counted in
+        ``n/without_cid/<data>``.
+    """
+    out: Metrics = {}
+    lost = 0
+    for name, found in runs.items():
+        for what, key, size in (
+            ("cid", "cid/probes", 0),
+            ("cid_heldout", "cid/heldout", 0),
+            ("cid_abs", "cid/probes", 1),
+        ):
+            each = np.array([np.mean(np.abs(run[key]) if size else run[key]) for run in found])
+            lost += int(np.isnan(each).sum()) if what == "cid" else 0
+            if np.isfinite(each).sum() > 1:
+                out[f"{what}/{name}/{data}"] = student(each[np.isfinite(each)], "cosine")
+    out[f"n/without_cid/{data}"] = lost
+    pairs = [
+        (abs(np.mean(run["cid/probes"])), float(run["accuracy/test"]))
+        for name, found in runs.items() if name != plain for run in found if np.isfinite(run["cid/probes"]).all()
+    ]  # fmt: skip
+    if len(pairs) > 4:
+        low, right = -np.array(pairs)[:, 0], np.array(pairs)[:, 1]
+        out[f"spearman/low_cid_accuracy/{data}"] = interval(spearman, low, right, over="runs", unit="rank r")
+    return out | _gaps(runs, data, plain) | _curves(runs, data)
+
+
+def _gaps(runs: Runs, data: str, plain: str | None) -> Metrics:
+    """Differences of the final CID, paired by seed."""
+    found = {name: np.array([np.mean(run["cid/probes"]) for run in one]) for name, one in runs.items()}
+    pairs = [("finetune", "influence_tuning")] + ([("influence_tuning", plain)] if plain in runs else [])
+    out: Metrics = {}
+    for a, b in pairs:
+        both = found[a] - found[b]
+        if np.isfinite(both).sum() > 1:
+            out[f"cid_drop/{a}_minus_{b}/{data}"] = student(both[np.isfinite(both)], "cosine")
+    return out
+
+
+def _curves(runs: Runs, data: str) -> Metrics:
+    """First against last CID of fine-tuning; before against after a round of influence tuning, and what comes back."""
+    out: Metrics = {}
+    first_last = [run["curve/cid"][0] - run["curve/cid"][-1] for run in runs["finetune"] if "curve/cid" in run]
+    if len(first_last) > 1:
+        out[f"cid_drop/finetune_first_minus_last/{data}"] = student(first_last, "cosine")
+    drops, sizes, back = [], [], []
+    for run in runs["influence_tuning"]:
+        if "curve/cid" not in run:
+            continue
+        before, after = (run["curve/cid"][run["curve/when"] == when] for when in (1, 2))
+        drops.append(np.mean(np.abs(before) - np.abs(after)))
+        sizes.append(np.mean(np.abs(after)))
+        back.append(np.mean(np.abs(before[1:]) - np.abs(after[:-1])) if len(before) > 1 else np.nan)
+    if len(drops) > 1:
+        out[f"cid_drop/before_minus_after_round/{data}"] = student(drops, "cosine")
+        out[f"abs_cid/after_round/{data}"] = student(sizes, "cosine")
+    if len(back) > 1 and np.isfinite(back).all():
+        out[f"cid_drop/before_next_minus_after_round/{data}"] = student(back, "cosine")
+    return out
