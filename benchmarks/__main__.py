@@ -16,11 +16,12 @@ from benchmarks import (
     tracin,
     tracin_memory,
     tracin_pairs,
+    tuning,
     weat,
 )
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory
+MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning
 ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 

@@ -5,6 +5,7 @@ of five numbers is too narrow. Methods share their seeds (start, order, dropout)
 p-values that the paper prints are not, and stand beside them.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -35,6 +36,22 @@ def student(values: ArrayLike, unit: str = "", over: str = "seeds") -> Interval:
     return Interval(mean, mean - half, mean + half, len(x), over, unit, tuple(x.tolist()))
 
 
+def per_cent(hits: ArrayLike, over: str = "texts") -> Interval:
+    """The share of hits, in per cent, with Wilson's 95 % interval: good for many texts, too.
+
+    Args:
+        hits: One truth value a unit, ``(n,)``.
+        over: What the units are.
+
+    >>> found = per_cent([True] * 9 + [False])
+    >>> round(found.value, 1), round(found.low, 1), round(found.high, 1)
+    (90.0, 59.6, 98.2)
+    """
+    hits = np.asarray(hits, dtype=bool)
+    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return Interval(100 * float(hits.mean()), 100 * float(low), 100 * float(high), len(hits), over, "per cent")
+
+
 def numbers(runs: Sequence[Run], key: str) -> np.ndarray:
     """One number a run: the mean of what it says under a key, ``(seeds,)``."""
     return np.array([float(np.mean(run[key])) for run in runs])
@@ -53,11 +70,13 @@ def p_values(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
     def gap(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
         return x.mean(axis) - y.mean(axis)
 
-    found = {
-        "welch": stats.ttest_ind(a, b, equal_var=False).pvalue,
-        "permutation": stats.permutation_test((a, b), gap, vectorized=True, rng=np.random.default_rng(0)).pvalue,
-        "equal": stats.ttest_ind(a, b).pvalue,
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of samples whose values are all alike
+        found = {
+            "welch": stats.ttest_ind(a, b, equal_var=False).pvalue,
+            "permutation": stats.permutation_test((a, b), gap, vectorized=True, rng=np.random.default_rng(0)).pvalue,
+            "equal": stats.ttest_ind(a, b).pvalue,
+        }
     return {name: 1.0 if np.isnan(p) else float(p) for name, p in found.items()}
 
 
@@ -74,7 +93,7 @@ def accuracy_metrics(
 
     Returns:
         ``accuracy/<method>/<data>`` and ``.../<data>_train``; for each other method ``p/<method>/<data>`` (Welch),
-        and ``p/<method>_permutation``, ``_equal`` (as in the paper) and ``_holm`` (Welch's, corrected over all methods);
+        and ``p/<method>_permutation``, ``_equal`` (the paper's) and ``_holm`` (Welch's, corrected over all methods);
         ``accuracy_gain/<a>_minus_<b>/<data>``, paired by seed, in points; ``accuracy_minority/...``, on test texts
         whose shortcut misleads.
     """
@@ -123,7 +142,7 @@ def cid_metrics(runs: Runs, data: str, *, plain: str | None = "no_spurious") -> 
         (abs(np.mean(run["cid/probes"])), float(run["accuracy/test"]))
         for name, found in runs.items() if name != plain for run in found if np.isfinite(run["cid/probes"]).all()
     ]  # fmt: skip
-    if len(pairs) > 4:
+    if len(pairs) > 7:  # of fewer, resamples are often constant
         low, right = -np.array(pairs)[:, 0], np.array(pairs)[:, 1]
         out[f"spearman/low_cid_accuracy/{data}"] = interval(spearman, low, right, over="runs", unit="rank r")
     return out | _gaps(runs, data, plain) | _curves(runs, data)
@@ -132,7 +151,7 @@ def cid_metrics(runs: Runs, data: str, *, plain: str | None = "no_spurious") -> 
 def _gaps(runs: Runs, data: str, plain: str | None) -> Metrics:
     """Differences of the final CID, paired by seed."""
     found = {name: np.array([np.mean(run["cid/probes"]) for run in one]) for name, one in runs.items()}
-    pairs = [("finetune", "influence_tuning")] + ([("influence_tuning", plain)] if plain in runs else [])
+    pairs = [pair for pair in (("finetune", "influence_tuning"), ("influence_tuning", plain)) if runs.keys() >= {*pair}]
     out: Metrics = {}
     for a, b in pairs:
         both = found[a] - found[b]
@@ -142,14 +161,18 @@ def _gaps(runs: Runs, data: str, plain: str | None) -> Metrics:
 
 
 def _curves(runs: Runs, data: str) -> Metrics:
-    """First against last CID of fine-tuning; before against after a round of influence tuning, and what comes back."""
+    """First against last third of fine-tuning's curve; sizes before and after a round, and before the next one."""
     out: Metrics = {}
-    first_last = [run["curve/cid"][0] - run["curve/cid"][-1] for run in runs["finetune"] if "curve/cid" in run]
+    first_last = []
+    for run in runs.get("finetune", ()):
+        if "curve/cid" in run:
+            part = run["curve/step"] / run["curve/step"].max()
+            first_last.append(run["curve/cid"][part <= 1 / 3].mean() - run["curve/cid"][part > 2 / 3].mean())
     if len(first_last) > 1:
         out[f"cid_drop/finetune_first_minus_last/{data}"] = student(first_last, "cosine")
     drops, sizes, back = [], [], []
-    for run in runs["influence_tuning"]:
-        if "curve/cid" not in run:
+    for run in runs.get("influence_tuning", ()):
+        if "curve/cid" not in run or not (run["curve/when"] == 2).any():
             continue
         before, after = (run["curve/cid"][run["curve/when"] == when] for when in (1, 2))
         drops.append(np.mean(np.abs(before) - np.abs(after)))

@@ -94,7 +94,8 @@ def methods(
     schedule, rounds = replace(SCHEDULES[like], **(schedule or {})), replace(ROUNDS[like], **(tuning or {}))
     tuned = {
         kind: Method(
-            kind=kind, schedule=schedule, tuning=replace(rounds, lr=chosen[kind]), access=access, at_least=5,
+            kind=kind, schedule=schedule, tuning=replace(rounds, **({"lr": chosen[kind]} | (tuning or {}))),
+            access=access, at_least=5,
         )
         for kind in ("influence", "embedding")
     }  # fmt: skip

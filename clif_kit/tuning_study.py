@@ -97,14 +97,14 @@ class TuningStudy:
 
 
 def make_tuning_study(
-    task: ShortcutTask, *, source: str | None = None, layers: int = 2, max_length: int = 64, dropout: float = 0.1
+    task: ShortcutTask, *, source: str | None = None, layers: int | None = 2, max_length: int = 64, dropout: float = 0.1
 ) -> TuningStudy:
     """Encode the texts and build the model; only word vectors that some text uses are kept.
 
     Args:
         task: The texts.
         source: Folder or name of a transformer. None: MiniLM, offline.
-        layers: Blocks that are kept.
+        layers: Blocks that are kept. None: all.
         max_length: Tokens of a text at most.
         dropout: In label steps.
     """
@@ -115,7 +115,7 @@ def make_tuning_study(
     coded += [encode(tokenizer, list(one.plain), max_length=max_length) for one in plain.values()]
     rows, coded = compact(*coded)
     sets = {
-        name: Confounded(tokens, torch.from_numpy(one.y), torch.from_numpy(one.confound))
+        name: Confounded(tokens, torch.tensor(one.y), torch.tensor(one.confound))
         for (name, one), tokens in zip({**texts, **plain}.items(), coded, strict=True)
     }
     model, _ = transformer(source, classes=2, layers=layers, dropout=dropout)

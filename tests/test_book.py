@@ -112,6 +112,12 @@ def test_what_a_page_loads_is_there():
                 assert (HTML / name).parent.joinpath(unquote(urlsplit(url).path)).exists(), f"{name}: {url}"
 
 
+def test_no_page_names_a_folder_of_this_machine():
+    for path in HTML.rglob("*.html"):
+        text = path.read_text("utf8")
+        assert not [name for name in (str(ROOT), "PosixPath(") if name in text], path.relative_to(HTML)
+
+
 def test_links_inside_the_book_lead_somewhere():
     broken = []
     for name, page in pages().items():
