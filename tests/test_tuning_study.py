@@ -3,10 +3,10 @@
 import copy
 from dataclasses import replace
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
-from joblib.externals import cloudpickle
 from text_cases import NAMES, bert_config, tokenizer
 from tuning_cases import noisy_model
 
