@@ -89,16 +89,28 @@ def test_a_text_is_its_prefix_and_the_start_of_a_sentence_that_no_other_text_has
     assert not [source for source in used if source % 10 == 0]
 
 
-def test_length_tells_the_label_in_every_split_and_the_prefix_does_not_change_it():
-    """As the texts really are: the threshold of 20 words is right 89.4 % of the time, whatever the prefix."""
-    task = shortcut_task("wikipedia", train=1200, dev=400, test=400, seed=1)
+@pytest.mark.parametrize(("longest", "threshold"), [(30, 20), (15, 10)])
+def test_length_tells_the_label_in_every_split_and_the_prefix_does_not_change_it(longest, threshold):
+    """As the texts really are: the threshold between both means is right 89.4 % of the time, whatever the prefix."""
+    task = shortcut_task("wikipedia", train=1200, dev=400, test=400, longest=longest, seed=1)
     for one in parts(task).values():
-        right = np.array([(len(plain.split()) >= 20) == y for plain, y in zip(one.plain, one.y, strict=True)])
+        lengths = np.array([len(plain.split()) for plain in one.plain])
+        assert 1 <= lengths.min() < lengths.max() == longest
+        for y in (0, 1):  # a half is cut off
+            assert lengths[one.y == y].mean() == pytest.approx((15 + 10 * y) * longest / 30 - 0.5, abs=0.9)
+        right = (lengths >= threshold) == one.y
         assert right.mean() == pytest.approx(0.894, abs=4 * np.sqrt(0.894 * 0.106 / len(one)))
         apart = right[one.y == one.confound].mean() - right[one.y != one.confound].mean()
         assert abs(apart) < 0.12
     texts = {name: {plain for plain in one.plain if len(plain.split()) >= 12} for name, one in parts(task).items()}
     assert len(texts["train"] | texts["dev"] | texts["test"]) == sum(map(len, texts.values()))
+
+
+def test_shorter_sentences_do_where_texts_may_be_no_longer(own_sentences):
+    task = shortcut_task("wikipedia", train=300, test=60, longest=29)
+    used = {int(plain.split("x")[0][1:]) for one in (task.train, task.test) for plain in one.plain}
+    assert any(len(own_sentences[source]) == 29 for source in used)
+    assert len(used) == 360
 
 
 def test_what_the_words_of_the_grammar_say_is_the_label_and_the_shortcut():
@@ -212,11 +224,12 @@ def test_a_few_of_the_authors_texts_are_drawn_at_random_in_their_order(name):
 
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("weather", {}, "no task 'weather': choose from textlen, msgs, wikipedia, grammar"),
-    ("textlen", {"dev": 10}, "textlen is the authors' data: dev, rate and prefixes are for 'wikipedia' and 'grammar'"),
+    ("textlen", {"dev": 10}, "textlen is the authors' data: dev and rate are for 'wikipedia' and 'grammar'"),
     ("msgs", {"rate": 0.9}, "msgs is the authors' data"),
-    ("textlen", {"prefixes": (("A",), ("B",))}, "textlen is the authors' data"),
-    ("grammar", {"prefixes": (("A",), ("B",))}, "prefixes are for 'wikipedia'"),
-    ("wikipedia", {"train": 9000}, r"9400 texts are asked for, and \d+ sentences have 30 words: ask for fewer"),
+    ("textlen", {"prefixes": (("A",), ("B",))}, "prefixes and longest are for 'wikipedia', not for 'textlen'"),
+    ("grammar", {"prefixes": (("A",), ("B",))}, "prefixes and longest are for 'wikipedia', not for 'grammar'"),
+    ("msgs", {"longest": 20}, "prefixes and longest are for 'wikipedia', not for 'msgs'"),
+    ("wikipedia", {"train": 9000}, r"9400 texts of 30 words are asked for, there are \d+: ask for fewer"),
     ("wikipedia", {"rate": 1.2}, "a rate in .0, 1., got 600 and 1.2"),
     ("grammar", {"rate": -0.1}, "a rate in .0, 1., got 600 and -0.1"),
 ])  # fmt: skip
