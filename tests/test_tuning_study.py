@@ -64,6 +64,9 @@ def study():
     nothing = ShortcutTexts((), np.zeros(0), np.zeros(0))
     task = ShortcutTask("tiny", ("a", "b"), ("c", "d"), nothing, nothing, nothing, "embedded", ())
 
+    bias = f"{model.head}.bias"
+    params = {**params, bias: params[bias] + torch.tensor([3.0, 0.0])}  # else every text is of class 1
+
     def start(seed):
         return {name: value * (1 + 0.01 * seed) for name, value in params.items()}
 
@@ -251,7 +254,9 @@ def test_a_run_reports_accuracies_of_a_loop_and_differences_of_the_whole_matrix(
     out, found = run_method(study, method, LOOK, 1), train_method(study, method, 1)
     sets = {split: study.sets[f"plain_{split}" if plain else split] for split in ("train", "dev", "test")}
     for split, one in sets.items():
-        right = [class_by_hand(study, found.params, one.tokens, i) == int(one.y[i]) for i in range(len(one))]
+        guess = [class_by_hand(study, found.params, one.tokens, i) for i in range(len(one))]
+        right = [a == b for a, b in zip(guess, one.y.tolist(), strict=True)]
+        assert set(guess) == {0, 1}
         assert out[f"accuracy/{split}"] == pytest.approx(100 * sum(right) / len(right))
         for y in (0, 1):
             for c in (0, 1):
