@@ -6,7 +6,6 @@
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import BYTES, CPU, ROOT, Case, Row, Unavailable
+from benchmarks.harness import BYTES, CPU, Case, Row
+from benchmarks.own_process import own_process
 from benchmarks.sgns import LENGTH, LOSS, WIDTH, WORDS, dense_queries, matrices, two_threads, zipf
 from clif_kit.corpus import Corpus
 from clif_kit.sentence_stream import stream_scores
@@ -59,13 +59,7 @@ def side(n: int, unit: str, scale: float = 1.0) -> tuple[float, Tensor]:
     Raises:
         Unavailable: If it ended with an error.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sgns_memory", str(n)],
-        cwd=ROOT, env={**os.environ, PARENT_PID: str(os.getpid())}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["no word"])[-1])
-    found = json.loads(done.stdout)
+    found = own_process("benchmarks.sgns_memory", n)
     return found[unit] * scale, torch.tensor(found["answer"], dtype=torch.float64)
 
 

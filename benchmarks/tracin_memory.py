@@ -7,7 +7,6 @@ never falls. ``WHAT`` is "whole", "ours" or "captum".
 import ctypes
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import BYTES, ROOT, Case, Row, Unavailable
+from benchmarks.harness import BYTES, Case, Row
+from benchmarks.own_process import own_process
 from benchmarks.sgns_memory import peak_bytes
 from benchmarks.tracin import CLASSES, LONGEST, LR, QUERIES, TABLE, WIDTH, labels, peer_inputs, sides, texts
 from clif_kit.text_models import text_cnn
@@ -75,13 +75,7 @@ def apart(what: str, n: int, rows: int, python: str = sys.executable) -> dict:
     Raises:
         Unavailable: If it ended with an error.
     """
-    done = subprocess.run(
-        [python, "-m", "benchmarks.tracin_memory", what, str(n), str(rows)],
-        cwd=ROOT, env={**os.environ, PARENT_PID: str(os.getpid())}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["no word"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    return own_process("benchmarks.tracin_memory", what, n, rows, python=python)
 
 
 @contextmanager

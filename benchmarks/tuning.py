@@ -7,7 +7,6 @@ falls. ``WAY`` is "whole" (one double backward) or "grouped" (one graph at a tim
 import ctypes
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.harness import BYTES, ROOT, Case, Differs, Row, Unavailable, difference, timed
+from benchmarks.harness import BYTES, Case, Differs, Row, difference, timed
+from benchmarks.own_process import own_process
 from benchmarks.sgns_memory import peak_bytes
 from benchmarks.tracin_memory import RESET
 from clif_kit.example_vectors import Batch
@@ -167,13 +167,7 @@ def apart(way: str, width: int) -> float:
     Raises:
         Unavailable: If it ended with an error.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tuning", way, str(width)],
-        cwd=ROOT, env={**os.environ, PARENT_PID: str(os.getpid())}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["no word"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])[BYTES]
+    return own_process("benchmarks.tuning", way, width)[BYTES]
 
 
 def _size(width: int) -> str:

@@ -7,6 +7,7 @@ first; does "the" come before "a"?). Han & Tsvetkov, "Influence tuning" (2021), 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -59,7 +60,6 @@ class ShortcutTask:
         dev: To choose hyperparameters with: new texts, the shortcut as common as in training. Empty for the authors'
             data, whose own development sets are mixed like the test set.
         test: To report on.
-        source: "embedded" or "real".
         data: Names of the data sets, for the record.
     """
 
@@ -69,7 +69,6 @@ class ShortcutTask:
     train: ShortcutTexts
     dev: ShortcutTexts
     test: ShortcutTexts
-    source: str
     data: tuple[str, ...]
 
 
@@ -84,7 +83,8 @@ def shortcut_task(
             planted order of articles, as in MSGS).
         train: Training texts; None for all of the authors', 1,200 for the twins.
         dev: Texts to choose hyperparameters with, twins only.
-        test: Test texts, drawn at random from the authors'; None for all of them, 400 for the twins.
+        test: Test texts, drawn at random from the authors'; None for all of them, 400 for the twins. An odd number for
+            a twin is rounded down; "grammar" leaves out the few sentences that stand in an earlier set.
         rate: Share of training texts whose shortcut agrees with the label, twins only; 0.9 and 0.97. The number of
             those that do not is the *inoculation*.
         prefixes: The words that are planted, "wikipedia" only.
@@ -103,6 +103,8 @@ def shortcut_task(
     if name in ("textlen", "msgs"):
         return TASKS[name](train, test, seed)
     sizes = (train or 1200, dev, test or 400)
+    if min(sizes[0], sizes[2], dev or 2) < 2:
+        raise ValueError(f"a set has 2 texts or more, one of each class: got train, dev, test = {sizes}")
     if name == "grammar":
         return _grammar(sizes, 0.97 if rate is None else rate, seed)
     return _wikipedia(sizes, 0.9 if rate is None else rate, prefixes, longest, seed)
@@ -116,7 +118,7 @@ def _textlen(train: int | None, test: int | None, seed: int) -> ShortcutTask:
         return _some(whole, n, seed)
 
     sets = read("train", train), _nothing(), read("test", test)
-    return ShortcutTask("textlen", ("short", "long"), _shown(PREFIXES), *sets, "real", ("textlen",))
+    return ShortcutTask("textlen", ("short", "long"), _shown(PREFIXES), *sets, ("textlen",))
 
 
 def _msgs(train: int | None, test: int | None, seed: int) -> ShortcutTask:
@@ -126,45 +128,50 @@ def _msgs(train: int | None, test: int | None, seed: int) -> ShortcutTask:
         return _some(ShortcutTexts(tuple(frame["text"]), *labels), n, seed)
 
     sets = read("train", train), _nothing(), read("test", test)
-    return ShortcutTask("msgs", ("no adjective", "adjective"), _ARTICLES, *sets, "real", ("msgs",))
+    return ShortcutTask("msgs", ("no adjective", "adjective"), _ARTICLES, *sets, ("msgs",))
 
 
 def _wikipedia(
     sizes: tuple[int, int, int], rate: float, prefixes: Sequence[Sequence[str]], longest: int, seed: int
 ) -> ShortcutTask:
     long = [words for words in wikipedia().words if len(words) >= longest]
-    order, sets, at = np.random.default_rng([seed, 9]).permutation(len(long)), [], 0
+    order = np.random.default_rng([seed, 9]).permutation(len(long))
     if sum(sizes) > len(long):
         raise ValueError(f"{sum(sizes)} texts of {longest} words are asked for, there are {len(long)}: ask for fewer")
     scale = longest / 30  # lengths of TextLen: 15 and 25 words, standard deviation 4, at most 30
     cut = {"max_words": longest, "mean_lengths": (15 * scale, 25 * scale), "std": 4 * scale}
-    for part, (n, share) in enumerate(zip(sizes, (rate, rate, 0.5), strict=True)):
-        if n < 2:
-            sets.append(_nothing())
-            continue
-        own = [long[i] for i in order[at : at + n]]
-        made = planted_prefix(
-            own, seed=3 * seed + part, n_per_class=n // 2, rate=share, prefixes=tuple(prefixes), **cut
-        )
+    rest = iter(order)
+
+    def plant(n: int, share: float, stream: int) -> ShortcutTexts:
+        own = [long[i] for i in islice(rest, n)]
+        made = planted_prefix(own, seed=stream, n_per_class=n // 2, rate=share, prefixes=tuple(prefixes), **cut)
         plain = tuple(map(" ".join, made.without_prefix()))
-        sets.append(ShortcutTexts(tuple(map(" ".join, made.tokens)), made.label, made.spur, plain))
-        at += n
-    return ShortcutTask("wikipedia", ("short", "long"), _shown(prefixes), *sets, "embedded", ("wikipedia",))
+        return ShortcutTexts(tuple(map(" ".join, made.tokens)), made.label, made.spur, plain)
+
+    sets = _splits(plant, sizes, rate, seed)
+    return ShortcutTask("wikipedia", ("short", "long"), _shown(prefixes), *sets, ("wikipedia",))
 
 
 def _grammar(sizes: tuple[int, int, int], rate: float, seed: int) -> ShortcutTask:
     seen: set[str] = set()
-    sets = []
-    for part, (n, share) in enumerate(zip(sizes, (rate, rate, 0.5), strict=True)):
-        if n < 2:
-            sets.append(_nothing())
-            continue
-        made = grammar(seed=3 * seed + part, n_per_class=n // 2, rate=share)
+
+    def make(n: int, share: float, stream: int) -> ShortcutTexts:
+        made = grammar(seed=stream, n_per_class=n // 2, rate=share)
         texts = tuple(map(" ".join, made.tokens))
-        whole = ShortcutTexts(texts, made.label, made.spur)
-        sets.append(whole.take(np.array([i for i, text in enumerate(texts) if text not in seen])))
+        new = [i for i, text in enumerate(texts) if text not in seen]
         seen.update(texts)
-    return ShortcutTask("grammar", ("no adjective", "adjective"), _ARTICLES, *sets, "embedded", ())
+        return ShortcutTexts(texts, made.label, made.spur).take(np.array(new))
+
+    sets = _splits(make, sizes, rate, seed)
+    return ShortcutTask("grammar", ("no adjective", "adjective"), _ARTICLES, *sets, ())
+
+
+def _splits(
+    make: Callable[[int, float, int], ShortcutTexts], sizes: tuple[int, int, int], rate: float, seed: int
+) -> list[ShortcutTexts]:
+    """Train, dev and test of a twin: ``make(texts, share that agrees, stream)`` in turn, each with its own stream."""
+    parts = enumerate(zip(sizes, (rate, rate, 0.5), strict=True))
+    return [make(n, share, 3 * seed + part) if n else _nothing() for part, (n, share) in parts]
 
 
 def _some(whole: ShortcutTexts, n: int | None, seed: int) -> ShortcutTexts:
@@ -182,6 +189,8 @@ def _nothing() -> ShortcutTexts:
 
 
 def _shown(prefixes: Sequence[Sequence[str]]) -> tuple[str, str]:
+    if any(isinstance(words, str) for words in prefixes):
+        raise ValueError(f"a prefix is a sequence of words, such as ('Positive', '.'): got {prefixes}")
     first, second = (" ".join(words) for words in prefixes)
     return first, second
 

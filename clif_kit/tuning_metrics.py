@@ -109,7 +109,7 @@ def accuracy_metrics(
     corrected = holm([p[name]["welch"] for name in others]) if others else []
     for name, adjusted in zip(others, corrected, strict=True):
         out[f"p/{name}/{data}"] = p[name]["welch"]
-        out |= {f"p/{name}_{test}/{data}": p[name][test] for test in ("permutation", "equal")}
+        out |= {f"p/{name}_{kind}/{data}": p[name][kind] for kind in ("permutation", "equal")}
         out[f"p/{name}_holm/{data}"] = float(adjusted)
     for a, b in pairs:
         out[f"accuracy_gain/{a}_minus_{b}/{data}"] = student(test[a] - test[b], "points")
@@ -126,18 +126,14 @@ def cid_metrics(runs: Runs, data: str, *, plain: str | None = "no_spurious") -> 
         ``n/without_cid/<data>``.
     """
     out: Metrics = {}
-    lost = 0
     for name, found in runs.items():
-        for what, key, size in (
-            ("cid", "cid/probes", 0),
-            ("cid_heldout", "cid/heldout", 0),
-            ("cid_abs", "cid/probes", 1),
-        ):
-            each = np.array([np.mean(np.abs(run[key]) if size else run[key]) for run in found])
-            lost += int(np.isnan(each).sum()) if what == "cid" else 0
-            if np.isfinite(each).sum() > 1:
-                out[f"{what}/{name}/{data}"] = student(each[np.isfinite(each)], "cosine")
-    out[f"n/without_cid/{data}"] = lost
+        ends = {what: [run[f"cid/{what}"] for run in found] for what in ("probes", "heldout")}
+        out |= _mean(f"cid/{name}/{data}", [np.mean(each) for each in ends["probes"]])
+        out |= _mean(f"cid_heldout/{name}/{data}", [np.mean(each) for each in ends["heldout"]])
+        out |= _mean(f"cid_abs/{name}/{data}", [np.mean(np.abs(each)) for each in ends["probes"]])
+    out[f"n/without_cid/{data}"] = sum(
+        bool(np.isnan(run["cid/probes"]).any()) for found in runs.values() for run in found
+    )
     pairs = [
         (abs(np.mean(run["cid/probes"])), float(run["accuracy/test"]))
         for name, found in runs.items() if name != plain for run in found if np.isfinite(run["cid/probes"]).all()
@@ -148,39 +144,38 @@ def cid_metrics(runs: Runs, data: str, *, plain: str | None = "no_spurious") -> 
     return out | _gaps(runs, data, plain) | _curves(runs, data)
 
 
+def _mean(key: str, values: Sequence[float]) -> Metrics:
+    """The mean of the values that are numbers under a key; nothing if there are fewer than two."""
+    finite = [value for value in values if np.isfinite(value)]
+    return {key: student(finite, "cosine")} if len(finite) > 1 else {}
+
+
 def _gaps(runs: Runs, data: str, plain: str | None) -> Metrics:
     """Differences of the final CID, paired by seed."""
-    found = {name: np.array([np.mean(run["cid/probes"]) for run in one]) for name, one in runs.items()}
+    found = {name: numbers(one, "cid/probes") for name, one in runs.items()}
     pairs = [pair for pair in (("finetune", "influence_tuning"), ("influence_tuning", plain)) if runs.keys() >= {*pair}]
     out: Metrics = {}
     for a, b in pairs:
-        both = found[a] - found[b]
-        if np.isfinite(both).sum() > 1:
-            out[f"cid_drop/{a}_minus_{b}/{data}"] = student(both[np.isfinite(both)], "cosine")
+        out |= _mean(f"cid_drop/{a}_minus_{b}/{data}", found[a] - found[b])
     return out
 
 
 def _curves(runs: Runs, data: str) -> Metrics:
     """First against last third of fine-tuning's curve; sizes before and after a round, and before the next one."""
-    out: Metrics = {}
-    first_last = []
+    first_last, drops, sizes, back = [], [], [], []
     for run in runs.get("finetune", ()):
         if "curve/cid" in run:
             part = run["curve/step"] / run["curve/step"].max()
             first_last.append(run["curve/cid"][part <= 1 / 3].mean() - run["curve/cid"][part > 2 / 3].mean())
-    if len(first_last) > 1:
-        out[f"cid_drop/finetune_first_minus_last/{data}"] = student(first_last, "cosine")
-    drops, sizes, back = [], [], []
     for run in runs.get("influence_tuning", ()):
-        if "curve/cid" not in run or not (run["curve/when"] == 2).any():
-            continue
-        before, after = (run["curve/cid"][run["curve/when"] == when] for when in (1, 2))
-        drops.append(np.mean(np.abs(before) - np.abs(after)))
-        sizes.append(np.mean(np.abs(after)))
-        back.append(np.mean(np.abs(before[1:]) - np.abs(after[:-1])) if len(before) > 1 else np.nan)
-    if len(drops) > 1:
-        out[f"cid_drop/before_minus_after_round/{data}"] = student(drops, "cosine")
-        out[f"abs_cid/after_round/{data}"] = student(sizes, "cosine")
-    if len(back) > 1 and np.isfinite(back).all():
-        out[f"cid_drop/before_next_minus_after_round/{data}"] = student(back, "cosine")
-    return out
+        if "curve/cid" in run and (run["curve/when"] == 2).any():
+            before, after = (np.abs(run["curve/cid"][run["curve/when"] == when]) for when in (1, 2))
+            drops.append(np.mean(before - after))
+            sizes.append(np.mean(after))
+            back += [np.mean(before[1:] - after[:-1])] if len(before) > 1 else []
+    return (
+        _mean(f"cid_drop/finetune_first_minus_last/{data}", first_last)
+        | _mean(f"cid_drop/before_minus_after_round/{data}", drops)
+        | _mean(f"abs_cid/after_round/{data}", sizes)
+        | _mean(f"cid_drop/before_next_minus_after_round/{data}", back)
+    )

@@ -1,4 +1,4 @@
-r"""Every method against a shortcut, trained with the same start, order and budget; accuracy and CID of each run.
+r"""Every method against a shortcut, trained with the same start, order and label steps; accuracy and CID of each run.
 
 The *confound influence difference* is :mod:`clif_kit.cid`'s. All methods take their label steps in
 :mod:`clif_kit.finetune`; what they do besides, and which controls stand beside them, is in :class:`Method`.
@@ -60,6 +60,8 @@ class Method:
             raise ValueError(f"tuning is for 'influence' and 'embedding', and they need it: kind {self.kind!r}")
         if not 0 < self.access <= 1:
             raise ValueError(f"access is a share above 0, at most 1, got {self.access}")
+        if self.access < 1 and self.tuning is None:
+            raise ValueError(f"access is for 'influence' and 'embedding', not for {self.kind!r}, which would ignore it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def test_without_sizes_there_are_1200_and_400():
     for name, train in (("wikipedia", (540, 60)), ("grammar", (582, 18))):
         task = shortcut_task(name, seed=2)
         assert [table(one) for one in (task.train, task.test)] == [agreeing(*train), agreeing(100, 100)]
-        assert (len(task.dev), task.dev.texts, task.source) == (0, (), "embedded")
+        assert (len(task.dev), task.dev.texts) == (0, ())
 
 
 @pytest.mark.parametrize("prefixes", [None, (("Fizz",), ("Buzz", "-", "like"))])
@@ -177,7 +177,7 @@ def real(name, **options):
 def test_textlen_has_the_authors_counts_and_length_its_ceiling():
     task = real("textlen")
     assert [table(task.train), table(task.test), len(task.dev)] == [agreeing(675, 75), agreeing(125, 125), 0]
-    assert (task.source, task.data, task.shortcut) == ("real", ("textlen",), ("Negative .", "Positive ."))
+    assert (task.data, task.shortcut) == (("textlen",), ("Negative .", "Positive ."))
     for one in (task.train, task.test):
         for text, plain, confound in zip(one.texts, one.plain, one.confound, strict=True):
             assert text == f"{('Negative', 'Positive')[confound]} . {plain}"
@@ -190,7 +190,7 @@ def test_msgs_has_the_authors_counts_and_the_articles_say_the_shortcut():
     task = real("msgs")
     assert table(task.train) == [[2517, 6], [9, 2468]]
     assert table(task.test) == agreeing(5000, 2500)  # who looks at the articles alone is right 2 times in 3
-    assert (task.source, task.data, len(task.dev), task.train.plain) == ("real", ("msgs",), 0, None)
+    assert (task.data, len(task.dev), task.train.plain) == (("msgs",), 0, None)
     for one, split in ((task.train, "train"), (task.test, "test")):
         assert one.y.tolist() == datasets.msgs(split)["label"].cat.codes.tolist()
         words = [text.lower().rstrip(".").split(" ") for text in one.texts]
@@ -231,6 +231,10 @@ def test_a_few_of_the_authors_texts_are_drawn_at_random_in_their_order(name):
     ("msgs", {"longest": 20}, "prefixes and longest are for 'wikipedia', not for 'msgs'"),
     ("wikipedia", {"train": 9000}, r"9400 texts of 30 words are asked for, there are \d+: ask for fewer"),
     ("wikipedia", {"rate": 1.2}, "a rate in .0, 1., got 600 and 1.2"),
+    ("wikipedia", {"prefixes": ("Neg .", "Pos .")}, "a prefix is a sequence of words"),
+    ("wikipedia", {"train": 1}, "a set has 2 texts or more"),
+    ("grammar", {"test": -3}, "a set has 2 texts or more"),
+    ("grammar", {"dev": 1}, "a set has 2 texts or more"),
     ("grammar", {"rate": -0.1}, "a rate in .0, 1., got 600 and -0.1"),
 ])  # fmt: skip
 def test_what_cannot_be_had_is_said(name, options, message):

@@ -62,7 +62,7 @@ def study():
     plain = {f"plain_{name}": texts(*spec, plain=True) for name, spec in
              {"train": (TRAIN, 1), "dev": ((4, 2, 2, 4), 2), "test": ((4, 4, 3, 4), 3)}.items()}  # fmt: skip
     nothing = ShortcutTexts((), np.zeros(0), np.zeros(0))
-    task = ShortcutTask("tiny", ("a", "b"), ("c", "d"), nothing, nothing, nothing, "embedded", ())
+    task = ShortcutTask("tiny", ("a", "b"), ("c", "d"), nothing, nothing, nothing, ())
 
     bias = f"{model.head}.bias"
     params = {**params, bias: params[bias] + torch.tensor([3.0, 0.0])}  # else every text is of class 1
@@ -106,7 +106,7 @@ def small_task(plain=True):
     train = one(["not film good", "bad film", "not good good good good"], [0, 1, 1], [0, 1, 0])
     test = one(["bad good", "not unheard film"], [1, 0], [1, 0])
     nothing = ShortcutTexts((), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    return ShortcutTask("made", ("a", "b"), ("not", "bad"), train, nothing, test, "embedded", ())
+    return ShortcutTask("made", ("a", "b"), ("not", "bad"), train, nothing, test, ())
 
 
 def test_a_study_gives_the_librarys_own_logits_with_a_table_of_the_words_that_occur(folder):
@@ -425,6 +425,7 @@ def noisier_model(model):
     ({"kind": "adversarial", "tuning": TUNING}, "tuning is for 'influence' and 'embedding', and they need it"),
     ({"access": 0.0}, "access is a share above 0, at most 1, got 0.0"),
     ({"access": 1.5}, "access is a share above 0, at most 1, got 1.5"),
+    ({"access": 0.5}, "access is for 'influence' and 'embedding', not for 'fine'"),
 ])  # fmt: skip
 def test_a_method_checks_itself(options, message):
     with pytest.raises(ValueError, match=message):
