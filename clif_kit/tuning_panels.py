@@ -83,7 +83,8 @@ def methods(
         names: Which, of ``NAMES``: fine-tuning with and without dropout, the baseline, influence and embedding tuning,
             the control without the shortcut, influence tuning with the faults of the authors' code.
         access: Share of the training texts whose shortcut is known, for influence and embedding tuning. Below 1, five
-            texts of each group are among them, as in the authors' code.
+            texts of each group are among them, as in the authors' code; k + 1 where that is more, since a probe is
+            left out of its own group.
         schedule: Changes of the label steps, such as ``{"epochs": 2}``.
         tuning: Changes of the rounds, such as ``{"probes": 4}``.
 
@@ -92,10 +93,11 @@ def methods(
     """
     chosen = CHOSEN[like]
     schedule, rounds = replace(SCHEDULES[like], **(schedule or {})), replace(ROUNDS[like], **(tuning or {}))
+    at_least = max(5, rounds.k + 1) if access < 1 else 5
     tuned = {
         kind: Method(
             kind=kind, schedule=schedule, tuning=replace(rounds, **({"lr": chosen[kind]} | (tuning or {}))),
-            access=access, at_least=5,
+            access=access, at_least=at_least,
         )
         for kind in ("influence", "embedding")
     }  # fmt: skip

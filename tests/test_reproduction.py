@@ -10,7 +10,6 @@ from clif_kit.notebooks import FOLDER, names
 
 # The chapters of the design that are still to be written; their rows wait.
 PLANNED = [
-    "32_tuning_access",
     "40_datamodels", "41_transfer", "42_sparse_debugging", "43_head_to_head", "44_your_own_data",
 ]  # fmt: skip
 WORDS = {*reproduction.NUMBER_WORDS, *reproduction.CLAIM_WORDS}

@@ -11,7 +11,7 @@ from text_cases import NAMES, bert_config, tokenizer
 from tuning_cases import noisy_model
 
 from clif_kit import tuning_panels, tuning_run, tuning_study
-from clif_kit.confounds import Confounded, draw_tuple
+from clif_kit.confounds import Confounded, accessible, check_groups, draw_tuple
 from clif_kit.finetune import Schedule, fine_tune
 from clif_kit.shortcut_tasks import ShortcutTask, ShortcutTexts
 from clif_kit.text_tokens import Tokens
@@ -478,6 +478,19 @@ def test_every_method_had_three_settings_and_the_published_one_has_every_fault()
     assert found.schedule.floor_steps
     assert found.tuning.published == Published.everything()
     assert replace(found, schedule=SCHEDULE, tuning=TUNING) == INFLUENCE
+
+
+@pytest.mark.parametrize("like", tuning_panels.ROUNDS)
+def test_a_small_share_holds_texts_enough_for_groups_that_leave_the_probe_out(like):
+    y, confound = torch.arange(400) % 2, (torch.arange(400) < 40).long()
+    method = tuning_panels.methods(like, ["influence_tuning"], access=0.01)["influence_tuning"]
+    words = torch.ones(400, 1, dtype=torch.long)
+    tokens = Tokens(words, words, (), ("a", "b"))
+    known = accessible(y, confound, method.access, at_least=method.at_least, seed=3)
+    check_groups(Confounded(tokens, y, confound, known=known), method.tuning.k)  # raises where a group is too small
+    with pytest.raises(ValueError, match="lower k"):
+        fewer = accessible(y, confound, method.access, at_least=method.tuning.k, seed=3)
+        check_groups(Confounded(tokens, y, confound, known=fewer), method.tuning.k)
 
 
 def test_the_mean_of_the_groups_is_the_accuracy_on_balanced_texts():
