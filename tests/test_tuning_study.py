@@ -488,8 +488,8 @@ def test_a_small_share_holds_texts_enough_for_groups_that_leave_the_probe_out(li
     tokens = Tokens(words, words, (), ("a", "b"))
     known = accessible(y, confound, method.access, at_least=method.at_least, seed=3)
     check_groups(Confounded(tokens, y, confound, known=known), method.tuning.k)  # raises where a group is too small
+    fewer = accessible(y, confound, method.access, at_least=method.tuning.k, seed=3)
     with pytest.raises(ValueError, match="lower k"):
-        fewer = accessible(y, confound, method.access, at_least=method.tuning.k, seed=3)
         check_groups(Confounded(tokens, y, confound, known=fewer), method.tuning.k)
 
 
