@@ -29,8 +29,10 @@ _BARE_KEY = re.compile(rf"(p|n|cost)(/{_PART}){{1,4}}")
 _HOLDS_IF = re.compile(r"([<>]) *(-?[0-9.]+(?:e-?[0-9]+)?)")
 _FIELDS = {"value", "low", "high", "n", "over", "unit"}
 _ROW_NEEDS = {"id", "paper", "source", "kind", "notebook"}
-_KIND_NEEDS = {"number": {"value", "tolerance"}, "claim": {"text"}, "figure": set(), "table": set()}
-_ROW_MAY = {"text", "value", "tolerance", "unit", "comparable", "key", "holds_if", "shows", "figure", "note"}
+_KIND_NEEDS = {"number": {"value", "tolerance", "key"}, "claim": {"text"}, "figure": set(), "table": set()}
+_ROW_MAY = {
+    "text", "value", "tolerance", "unit", "comparable", "key", "holds_if", "not_run", "shows", "figure", "note",
+}  # fmt: skip
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> dict[str, dict]:

@@ -110,7 +110,7 @@ def _chapter(name: str, rows: list, profile: str, metrics: Mapping[str, Any], fo
         text += "\n| number | paper | here | verdict |\n|---|---|---|---|\n"
         for row in numbers:
             paper = f"{row['value']} ± {row['tolerance']} {row.get('unit', '')}".strip()
-            here = fmt_metric(metrics.get(row.get("key")))
+            here = fmt_metric(metrics.get(row["key"]))
             text += _line(_source(row), paper, here, judge(row, metrics))
     return text + "".join(f"\n{_shown(name, row, folder)}" for row in shown) + "\n"
 

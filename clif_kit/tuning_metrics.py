@@ -36,20 +36,32 @@ def student(values: ArrayLike, unit: str = "", over: str = "seeds") -> Interval:
     return Interval(mean, mean - half, mean + half, len(x), over, unit, tuple(x.tolist()))
 
 
-def per_cent(hits: ArrayLike, over: str = "texts") -> Interval:
-    """The share of hits, in per cent, with Wilson's 95 % interval: good for many texts, too.
+def share(hits: ArrayLike, over: str, *, scale: float = 1.0, unit: str = "share") -> Interval:
+    """The share of hits with Wilson's 95 % interval: good for many units, and for hits that are all alike.
 
     Args:
         hits: One truth value a unit, ``(n,)``.
         over: What the units are.
+        scale: 100 for per cent.
+        unit: Of the result.
+
+    >>> found = share([True] * 20, "runs")
+    >>> found.value, round(found.low, 2), found.high
+    (1.0, 0.84, 1.0)
+    """
+    hits = np.asarray(hits, dtype=bool)
+    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return Interval(scale * float(hits.mean()), scale * float(low), scale * float(high), len(hits), over, unit)
+
+
+def per_cent(hits: ArrayLike, over: str = "texts") -> Interval:
+    """The same in per cent.
 
     >>> found = per_cent([True] * 9 + [False])
     >>> round(found.value, 1), round(found.low, 1), round(found.high, 1)
     (90.0, 59.6, 98.2)
     """
-    hits = np.asarray(hits, dtype=bool)
-    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return Interval(100 * float(hits.mean()), 100 * float(low), 100 * float(high), len(hits), over, "per cent")
+    return share(hits, over, scale=100.0, unit="per cent")
 
 
 def numbers(runs: Sequence[Run], key: str) -> np.ndarray:

@@ -20,6 +20,7 @@ ROUNDS = {
 }  # three rounds each: 102 gradients of J
 STEPS = (1e-4, 3e-4, 1e-3)  # of the second optimizer
 TWINS = {"textlen": "wikipedia", "msgs": "grammar"}
+LIKE = {name: like for like, twin in TWINS.items() for name in (like, twin)}  # whose settings a task takes
 TWIN_SIZES = {
     "textlen": {"train": 1500, "dev": 1000, "test": 500},
     "msgs": {"train": 5000, "dev": 4000, "test": 600, "rate": 0.997},
@@ -93,7 +94,7 @@ def methods(
     """
     chosen = CHOSEN[like]
     schedule, rounds = replace(SCHEDULES[like], **(schedule or {})), replace(ROUNDS[like], **(tuning or {}))
-    at_least = max(5, rounds.k + 1) if access < 1 else 5
+    at_least = max(5, rounds.k + 1) if access < 1 else 5  # of all texts nothing is added: a constant keeps their store
     tuned = {
         kind: Method(
             kind=kind, schedule=schedule, tuning=replace(rounds, **({"lr": chosen[kind]} | (tuning or {}))),

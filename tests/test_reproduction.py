@@ -20,8 +20,8 @@ def points_nowhere(row, published):
     name = row["notebook"]
     if name not in {*names(), *PLANNED}:
         return f"{row['id']}: there is no chapter {name}"
-    if name in published and "key" in row and row["key"] not in published[name]:
-        return f"{row['id']}: {name} has no metric {row['key']}"
+    if name in published and "key" in row and (row["key"] in published[name]) == ("not_run" in row):
+        return f"{row['id']}: {name} has {'the' if 'not_run' in row else 'no'} metric {row['key']}"
     if name in names() and "figure" in row:
         reproduction.alt_text(name, row["figure"])  # raises
     return ""
