@@ -1,0 +1,280 @@
+r"""Datamodels: what a model says about a test point as a linear function of which examples it was trained on.
+
+Outputs y (m models, t test points) come from nets trained on random subsets, whose masks are X (m, n), 0 or 1. For each
+test point (Ilyas et al. 2022)
+
+.. math:: \min_{w, b}\; \frac{1}{2m} |y - X w - b|^2 + \lambda |w|_1, \qquad
+          w_i \approx E[\text{output} \mid i \in S] - E[\text{output} \mid i \notin S]
+
+All test points share the Gram matrix of X, so one matrix product moves them all.
+
+Sign: outputs are such that higher is better (margins), the query is their negative. So a weight is the predicted change
+of MINUS the output when the example is removed: positive = helpful. Unit: that of the output, per removed example.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+PATIENCE = 3  # successive penalties without a gain, after which a test point leaves the path
+LOOK = 4  # iterations between two looks at who is done
+
+
+@dataclass(frozen=True)
+class Datamodels:
+    """One linear model a test point.
+
+    Attributes:
+        weights: ``(t, n)``; positive = helpful.
+        bias: ``(t,)``, the output predicted of no training data.
+        lam: Penalty of each test point, ``(t,)``; 0 where there is none.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    lam: Tensor
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """Return the outputs predicted of models trained on subsets ``(m, n)``: ``(m, t)``.
+
+        >>> model = Datamodels(torch.tensor([[2.0, -1.0]]), torch.tensor([0.5]), torch.zeros(1))
+        >>> model.predict(torch.tensor([[True, False], [True, True]]))
+        tensor([[2.5000],
+                [1.5000]])
+        """
+        return torch.addmm(self.bias, masks.to(self.weights.dtype), self.weights.T)
+
+    def removal_effect(self, removed: Tensor) -> Tensor:
+        """Predicted change of MINUS the output when sets ``(s, n)`` bool are removed: ``(s, t)``; positive = helpful.
+
+        >>> model = Datamodels(torch.tensor([[2.0, -1.0]]), torch.tensor([0.5]), torch.zeros(1))
+        >>> model.removal_effect(torch.tensor([[True, True]]))
+        tensor([[1.]])
+        """
+        return removed.to(self.weights.dtype) @ self.weights.T
+
+
+def difference_of_means(masks: Tensor, outputs: Tensor) -> Tensor:
+    """Return the mean output with the example minus the mean without, ``(t, n)``; positive = helpful.
+
+    What there is without a regression: unbiased, but each weight carries the noise of all other examples.
+
+    Args:
+        masks: Subsets, ``(m, n)`` bool.
+        outputs: ``(m, t)``; the result has their dtype.
+
+    Raises:
+        ValueError: If an example is in every subset or in none, or shapes do not fit.
+
+    >>> masks = torch.tensor([[True, False], [True, True], [False, True]])
+    >>> difference_of_means(masks, torch.tensor([[3.0], [1.0], [0.0]]))
+    tensor([[ 2.0000, -2.5000]])
+    """
+    _check(masks, outputs)
+    inside = masks.sum(0).to(outputs.dtype)  # (n,)
+    if (bad := ((inside == 0) | (inside == len(masks))).nonzero()[:, 0]).numel():
+        raise ValueError(f"example {int(bad[0])} is in every subset or in none: train on more subsets")
+    centred = outputs - outputs.mean(0)
+    total = _with_masks(masks, centred).T  # (t, n)  the sum without is the negative of it
+    return total / inside + total / (len(masks) - inside)
+
+
+def with_bias(weights: Tensor, masks: Tensor, outputs: Tensor) -> Datamodels:
+    """Return weights ``(t, n)`` of any method as a predictor, with the bias that makes its mean right on these models.
+
+    >>> masks, outputs = torch.tensor([[True, False], [False, True]]), torch.tensor([[3.0], [1.0]])
+    >>> with_bias(torch.tensor([[1.0, -1.0]]), masks, outputs).predict(masks)
+    tensor([[3.],
+            [1.]])
+    """
+    bias = outputs.mean(0) - weights @ masks.to(weights.dtype).mean(0)
+    return Datamodels(weights, bias, torch.zeros_like(bias))
+
+
+def lasso(
+    masks: Tensor, outputs: Tensor, lam: float | Tensor, *, tol: float = 1e-5, max_iter: int = 2000
+) -> Datamodels:  # fmt: skip
+    """Fit one LASSO a test point at given penalties; the bias is not penalised.
+
+    Args:
+        masks: Subsets, ``(m, n)`` bool.
+        outputs: ``(m, t)``; everything is computed in their dtype.
+        lam: Penalty, one number or ``(t,)``; 0 is least squares.
+        tol: Largest violation of the optimality conditions, divided by the smallest penalty that leaves no weight.
+            For float32 not below 1e-6.
+        max_iter: Products with the Gram matrix.
+
+    Raises:
+        ValueError: If shapes do not fit, or a penalty is negative.
+        RuntimeError: If the iterations do not suffice.
+
+    >>> masks = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0]]).bool()
+    >>> found = lasso(masks, 2.0 * masks[:, :1], 0.1)
+    >>> found.weights, found.bias
+    (tensor([[1.6000, 0.0000]]), tensor([0.2000]))
+    """
+    _check(masks, outputs)
+    problem = _Problem.of(masks, outputs)
+    lam = torch.as_tensor(lam, dtype=outputs.dtype).expand(outputs.shape[1]).clone()
+    if not (lam >= 0).all():
+        raise ValueError(f"a penalty must be 0 or more, got {float(lam.min()):g}")
+    w = problem.solve(lam, torch.zeros_like(problem.slope), tol, max_iter)
+    return Datamodels(w.T.contiguous(), problem.bias(w), lam)
+
+
+def fit_datamodels(
+    masks: Tensor,
+    outputs: Tensor,
+    *,
+    n_lambdas: int = 20,
+    eps: float = 0.01,
+    held_out: float = 0.2,
+    tol: float = 1e-5,
+    max_iter: int = 2000,
+) -> Datamodels:
+    """Fit one LASSO a test point, each with its own penalty, chosen on models held out; then refit on all models.
+
+    The path of a test point goes down from the smallest penalty that leaves no weight, in equal factors, to ``eps``
+    times that; each fit starts at the one before. It ends early after three penalties without a gain.
+
+    Args:
+        masks: Subsets, ``(m, n)`` bool.
+        outputs: ``(m, t)``; everything is computed in their dtype.
+        n_lambdas: Penalties of a path.
+        eps: Last penalty divided by the first.
+        held_out: Share of the models that chooses (drawn at random, seed 0).
+        tol: See :func:`lasso`.
+        max_iter: See :func:`lasso`.
+
+    Raises:
+        ValueError: If shapes do not fit, or a side of the split would have fewer than two models.
+        RuntimeError: If the iterations do not suffice.
+    """
+    _check(masks, outputs)
+    m, (_, t) = len(masks), outputs.shape
+    aside = round(held_out * m)
+    if min(aside, m - aside) < 2 or n_lambdas < 2 or not 0 < eps < 1:
+        raise ValueError(
+            f"needs two models or more on each side (held_out={held_out:g} of {m}), n_lambdas >= 2 and 0 < eps < 1"
+        )
+    order = torch.randperm(m, generator=torch.Generator().manual_seed(0))
+    choose, rest = order[:aside], order[aside:]
+    problem = _Problem.of(masks[rest], outputs[rest])
+    w = torch.zeros_like(problem.slope)
+    best = {"error": outputs.new_full((t,), torch.inf), "lam": problem.lam_max.clone(), "w": w.clone()}
+    stale, going = torch.zeros(t, dtype=torch.long), torch.arange(t)
+    for factor in torch.logspace(0, torch.log10(torch.tensor(eps)).item(), n_lambdas).tolist():
+        part = problem.of_targets(going)
+        lam = part.lam_max * factor
+        w[:, going] = part.solve(lam, w[:, going], tol, max_iter)
+        model = Datamodels(w[:, going].T, part.bias(w[:, going]), lam)
+        error = (model.predict(masks[choose]) - outputs[choose][:, going]).square().mean(0)
+        better = error < best["error"][going]
+        won = going[better]
+        best["error"][won], best["lam"][won], best["w"][:, won] = error[better], lam[better], w[:, won]
+        stale[going] = torch.where(better, 0, stale[going] + 1)
+        going = going[stale[going] < PATIENCE]
+        if not len(going):
+            break
+    whole = _Problem.of(masks, outputs)
+    w = whole.solve(best["lam"], best["w"], tol, max_iter)
+    return Datamodels(w.T.contiguous(), whole.bias(w), best["lam"])
+
+
+def r2(predicted: Tensor, actual: Tensor) -> Tensor:
+    """Return 1 - squared error / variance of each test point over the models: ``(m, t)``, ``(m, t)`` to ``(t,)``.
+
+    Raises:
+        ValueError: If shapes differ, or an output is the same for all models.
+
+    >>> r2(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]]))
+    tensor([0.5000])
+    """
+    if predicted.shape != actual.shape:
+        raise ValueError(f"predicted is {tuple(predicted.shape)}, actual {tuple(actual.shape)}")
+    spread = (actual - actual.mean(0)).square().sum(0)
+    if not spread.all():
+        raise ValueError(f"test point {int(spread.argmin())} has the same output in all models: leave it out")
+    return 1 - (predicted - actual).square().sum(0) / spread
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Means, Gram matrix ``(n, n)`` and slopes ``(n, t)`` of the centred masks and outputs, divided by m."""
+
+    gram: Tensor
+    slope: Tensor
+    mask_means: Tensor
+    output_means: Tensor
+    top: float  # not below the largest eigenvalue of the Gram matrix
+
+    @classmethod
+    def of(cls, masks: Tensor, outputs: Tensor) -> "_Problem":
+        m, dtype = len(masks), outputs.dtype
+        centre, means = outputs.mean(0), masks.sum(0).to(dtype) / m
+        gram = _with_masks(masks, masks.to(dtype)).div_(m).addr_(means, means, alpha=-1)
+        return cls(gram, _with_masks(masks, outputs - centre) / m, means, centre, _largest_eigenvalue(gram))
+
+    def of_targets(self, chosen: Tensor) -> "_Problem":
+        return _Problem(self.gram, self.slope[:, chosen], self.mask_means, self.output_means[chosen], self.top)
+
+    @property
+    def lam_max(self) -> Tensor:
+        return self.slope.abs().amax(0)  # (t,)
+
+    def bias(self, w: Tensor) -> Tensor:
+        return self.output_means - self.mask_means @ w  # (t,)
+
+    def solve(self, lam: Tensor, w: Tensor, tol: float, max_iter: int) -> Tensor:
+        """Accelerated proximal gradient from ``w``, all test points at once; who is done leaves."""
+        if not self.top:  # no example ever varies
+            return torch.zeros_like(w)
+        done, w, rate = torch.empty_like(w), w.clone(), 1 / self.top
+        slope, bound, limit, at = self.slope * rate, lam * rate, tol * rate * self.lam_max, torch.arange(w.shape[1])
+        push, age = w, torch.zeros_like(lam)
+        for k in range(1, max_iter + 1):
+            step = push - torch.addmm(slope, self.gram, push, alpha=rate, beta=-1)
+            new = step - step.clamp(-bound, bound)  # soft threshold
+            back, move = push - new, new - w
+            age = torch.where((back * move).sum(0) > 0, 0, age + 1)  # the momentum points uphill: start it again
+            push, w = torch.addcmul(new, move, age / (age + 3)), new
+            if k % LOOK == 0 or k == max_iter:
+                ready = back.abs().amax(0) <= limit
+                done[:, at[ready]], left = w[:, ready], ~ready
+                if not left.any():
+                    return done
+                if ready.any():
+                    at, age, bound, limit = at[left], age[left], bound[left], limit[left]
+                    slope, w, push = slope[:, left], w[:, left], push[:, left]
+        raise RuntimeError(
+            f"{len(at)} of {done.shape[1]} LASSOs did not converge in {max_iter} iterations: raise tol or max_iter, or "
+            "train on more subsets"
+        )
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    """A little more than it, so that a step of its inverse never overshoots."""
+    if len(gram) <= 256:
+        return torch.linalg.eigvalsh(gram)[-1].item() * (1 + 1e-4)
+    start = torch.linspace(1, 2, len(gram)).cos().numpy()
+    return float(eigsh(gram.numpy(), k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0]) * 1.01
+
+
+def _with_masks(masks: Tensor, values: Tensor) -> Tensor:
+    """``masks.T @ values`` of ``(m, n)`` bool and ``(m, k)``, some rows at a time."""
+    total = values.new_zeros(masks.shape[1], values.shape[1])
+    for some, rows in zip(masks.split(2048), values.split(2048), strict=True):
+        total.addmm_(some.to(values.dtype).T, rows)
+    return total
+
+
+def _check(masks: Tensor, outputs: Tensor) -> None:
+    if masks.dtype != torch.bool or masks.ndim != 2 or outputs.ndim != 2 or len(masks) != len(outputs):
+        raise ValueError(
+            f"needs masks (m, n) bool and outputs (m, t), got {tuple(masks.shape)} {masks.dtype} and "
+            f"{tuple(outputs.shape)}"
+        )
+    if not outputs.is_floating_point() or not outputs.isfinite().all():
+        raise ValueError("outputs must be finite floating numbers: a model may have diverged, lower its lr")
