@@ -218,7 +218,7 @@ def _descend_together(
     """Full-batch descent; the models share the inputs, so that each step is two products of two large matrices."""
     (n, d), m = x.shape, len(masks)
     x = torch.cat([x, x.new_ones(n, 1)], 1)  # (n, d + 1)  the last column is the bias
-    share = (masks / masks.sum(1, keepdim=True)).to(x.dtype).T[:, None]  # (n, 1, m)
+    share = (masks.to(x.dtype) / masks.sum(1, keepdim=True)).T[:, None]  # (n, 1, m)
     right = functional.one_hot(y, classes).to(x.dtype)[:, :, None]  # (n, classes, 1)
     target = x.T @ (right * share).view(n, -1)  # (d + 1, classes * m)
     theta, speed, z = torch.zeros_like(target), torch.zeros_like(target), x.new_empty(n, classes * m)
