@@ -153,6 +153,13 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         3.3,
         "corpora deletion_metrics deletion_study explorer report text_scores text_study text_tokens tracin train",
     ),
+    # a reader's own data: the file, features, the last layer, the study; word vectors; what is written
+    "own_texts": (0.1, "csv_contract"),
+    "own_encoder": (0.4, "datasets store text_tokens"),
+    "own_layer": (2, "curvature solvers"),
+    "own_study": (3, "baselines evaluate own_encoder own_layer own_texts"),
+    "own_words": (3.2, "corpora evaluate explain sentence_stream sgns_train weat word_study"),
+    "own_report": (3.3, "own_study own_texts own_words"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
