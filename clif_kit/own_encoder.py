@@ -199,7 +199,8 @@ def _read(source: str | os.PathLike | None) -> tuple[Any, Any]:
         where = datasets.minilm() if source is None else source
         model = AutoModel.from_pretrained(where, dtype=torch.float32, attn_implementation="eager").eval()
     except Exception as error:
-        fix = "give a folder with config.json, tokenizer.json and model.safetensors, a name that the hub can be asked for, or leave it out: MiniLM needs no network"
+        fix = "give a folder with config.json, tokenizer.json and model.safetensors, a name that the hub can be asked "
+        fix += "for, or leave it out: MiniLM needs no network"
         raise BadModel(f"no encoder from {str(source)!r} ({_first_line(error)}); {fix}") from error
     finally:
         logging.set_verbosity(level)

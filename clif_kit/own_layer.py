@@ -24,13 +24,13 @@ GTOL = 1e-9
 
 @dataclass(frozen=True)
 class Layer:
-    """A trained last layer.
+    r"""A trained last layer.
 
     Attributes:
         x: Features with a column of ones, float32 or float64, ``(n, d + 1)``.
         y: Labels, int64, ``(n,)``.
         weight: W, float64, ``(classes, d + 1)``.
-        l2: :math:`\\gamma`; the bias is penalised too.
+        l2: :math:`\gamma`; the bias is penalised too.
         solve: ``b -> H^{-1} b`` at W, H with the penalty, for ``(classes * (d + 1),)`` or rows of such.
     """
 
@@ -176,7 +176,7 @@ def influence(layer: Layer, query_x: Tensor, query_y: Tensor) -> np.ndarray:
 
 
 def self_influence(layer: Layer, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-    r""":math:`\tfrac1n g_i^\top H^{-1} g_i \ge 0` of some training texts (None: all): what keeps a text's own loss down.
+    r""":math:`\tfrac1n g_i^\top H^{-1} g_i \ge 0` of training texts (None: all): how a text holds its own loss down.
 
     A text that only its own presence explains, such as one with a wrong label, has a large one.
     """

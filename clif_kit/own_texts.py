@@ -19,7 +19,7 @@ import pandas as pd
 
 from clif_kit.csv_contract import BadCSV, content_ids
 
-MAX_BYTES = 2**30  # of a file
+MAX_BYTES = 2**29  # of a file
 MAX_CELL = 2**26  # characters of a cell
 MAX_CLASSES = 100
 LONGEST = 20_000  # characters of a text that are kept: far more than any encoder here reads
@@ -75,32 +75,26 @@ def read_texts(path: str | Path, *, text: str = "text", label: str = "label", cl
     kept = frame[~blank & ~bare].reset_index(drop=True)
     names = tuple(sorted(set(kept["label"])))
     _check_classes(path, label, names, len(kept), classes)
-    lengths = kept["text"].str.len()
+    long = kept["text"].str.len() > LONGEST
     kept["text"] = kept["text"].str.slice(0, LONGEST)
     kept.insert(1, "id", content_ids(kept["text"].tolist(), kept["label"].tolist()))
     twice = kept.duplicated(["text", "label"])
     several = kept.groupby("text")["label"].nunique()
-    torn = kept[kept["text"].isin(several.index[several > 1])]
-    found = {
-        "rows": len(frame), "used": len(kept), "classes": len(names), "empty": int(blank.sum()),
-        "unlabelled": int((bare & ~blank).sum()), "duplicates": int(twice.sum()), "conflicts": int((several > 1).sum()),
-        "cut": int((lengths > LONGEST).sum()),
-    }  # fmt: skip
-    rare = [name for name, count in kept["label"].value_counts().items() if count < 5]
-    lines = [
-        (blank, "no text: left out"),
-        (bare & ~blank, f"no label in {label!r}: left out"),
-    ]
+    torn = kept["text"].isin(several.index[several > 1])
+    found = {"rows": len(frame), "used": len(kept), "classes": len(names), "conflicts": int((several > 1).sum())}
+    found |= _counts(empty=blank, unlabelled=bare & ~blank, duplicates=twice, cut=long)
+    lines = {
+        "no text: left out": frame["row"][blank],
+        f"no label in {label!r}: left out": frame["row"][bare & ~blank],
+        "the same text and label as an earlier row: kept": kept["row"][twice],
+        "the same text with another label elsewhere: kept, look at them": kept["row"][torn],
+        f"only the first {LONGEST:,} characters are read": kept["row"][long],
+    }
     notes = [_summary(path, kept, names, found)]
-    notes += [f"{some_rows(frame['row'][mask])}: {what}" for mask, what in lines if mask.any()]
-    notes += [f"{some_rows(kept['row'][twice])}: the same text and label as an earlier row: kept"] * bool(twice.any())
-    notes += [f"{some_rows(torn['row'])}: the same text with another label elsewhere: kept, look at them"] * bool(
-        len(torn)
-    )
-    notes += [f"{some_rows(kept['row'][lengths > LONGEST])}: only the first {LONGEST:,} characters are read"] * bool(
-        found["cut"]
-    )
-    notes += [f"class {rare[0]!r} has fewer than five texts: scores about it say little"] * bool(rare)
+    notes += [f"{some_rows(rows)}: {what}" for what, rows in lines.items() if len(rows)]
+    rare = [name for name, count in kept["label"].value_counts().items() if count < 5]
+    if rare and classes > 1:
+        notes.append(f"class {rare[0]!r} has fewer than five texts: scores about it say little")
     return OwnTexts(kept, names, found, tuple(notes))
 
 
@@ -138,7 +132,7 @@ def _decode(path: Path) -> str:
         raise BadCSV(f"{path}: is a folder; give the CSV file in it")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCSV(
-            f"{path}: has {size / 2**30:.1f} GiB, more than {MAX_BYTES / 2**30:.0f}: take a sample of its rows"
+            f"{path}: has {size / 2**20:,.0f} MiB, more than {MAX_BYTES / 2**20:,.0f}: take a sample of its rows"
         )
     raw = path.read_bytes()
     if raw[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
@@ -206,6 +200,10 @@ def _check_classes(path: Path, label: str, names: tuple[str, ...], rows: int, ne
     if len(names) > MAX_CLASSES:
         few = f"{path}: {label!r} has {len(names):,} different values in {rows:,} rows"
         raise BadCSV(f"{few}: is it a label? At most {MAX_CLASSES} classes")
+
+
+def _counts(**masks: pd.Series) -> dict[str, int]:
+    return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
 def _summary(path: Path, kept: pd.DataFrame, names: tuple[str, ...], found: dict[str, int]) -> str:

@@ -85,9 +85,9 @@ def test_self_influence_is_a_quadratic_form_in_the_dense_inverse():
     p = np.exp(x.numpy() @ layer.weight.numpy().T)
     p /= p.sum(1, keepdims=True)
     matrix = L2 * np.eye(12)
-    for xi, pi in zip(x.numpy(), p):
+    for xi, pi in zip(x.numpy(), p, strict=True):
         matrix += np.kron(np.diag(pi) - np.outer(pi, pi), np.outer(xi, xi)) / 12
-    g = np.stack([np.kron(pi - np.eye(3)[yi], xi) for xi, pi, yi in zip(x.numpy(), p, y.numpy())])
+    g = np.stack([np.kron(pi - np.eye(3)[yi], xi) for xi, pi, yi in zip(x.numpy(), p, y.numpy(), strict=True)])
     expected = np.einsum("ia,ab,ib->i", g, np.linalg.inv(matrix), g) / 12
     np.testing.assert_allclose(self_influence(layer), expected, rtol=1e-8)
     np.testing.assert_allclose(self_influence(layer, [7, 2]), expected[[7, 2]], rtol=1e-8)
