@@ -9,7 +9,6 @@
 
 `make TASK` does the same. One task at a time owns the checkout; a killed task leaves nothing to repair by hand.
 """
-
 # Old Pythons must be able to read this file, to be told politely: no syntax newer than 3.6 here.
 import hashlib
 import json

@@ -22,11 +22,8 @@ def arrow(ax, start, end, effect):
     colour = GREY if small else BLUE if effect > 0 else ORANGE
     width = 1.0 if small else 1.2 + 3.2 * abs(effect)
     dash = "--" if effect <= -0.2 else "-"
-    ax.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=13, linestyle=dash, shrinkB=2, color=colour, lw=width
-        )
-    )
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, linestyle=dash, shrinkB=2,
+                                 color=colour, lw=width))
 
 
 def digit(ax, image, at, zoom, edge=INK):
