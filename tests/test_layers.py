@@ -156,6 +156,15 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     # the lecture
     "subset_training": (1.1, "parallel store"),
     "insertion": (1, "evaluate"),
+    # a reader's own data: the file, features, the last layer, the study; word vectors; what is written
+    "own_texts": (0.1, "csv_contract"),
+    "own_encoder": (0.4, "datasets store text_tokens"),
+    "own_layer": (2, "curvature solvers"),
+    "own_study": (3, "own_encoder own_layer own_texts"),
+    "own_scores": (3.1, "baselines own_encoder own_layer own_study"),
+    "own_check": (3.2, "evaluate own_layer own_scores own_study"),
+    "own_words": (3.2, "corpora evaluate explain sentence_stream sgns_train weat word_study"),
+    "own_report": (3.3, "own_check own_scores own_study own_texts own_words"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
