@@ -165,6 +165,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "own_check": (3.2, "evaluate own_layer own_scores own_study"),
     "own_words": (3.2, "corpora evaluate explain sentence_stream sgns_train weat word_study"),
     "own_report": (3.3, "own_check own_scores own_study own_texts own_words"),
+    # for teachers: the tables of the teach page
+    "teach": (1, "notebooks report"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
