@@ -30,10 +30,10 @@ def module(kind, d=64, hidden=6):
     if kind == "logistic":
         return nn.Linear(d, 10)
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-    layers = [nn.Unflatten(1, (1, 8)), nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(nn.Linear(d, hidden), nn.Tanh(), nn.Linear(hidden, 10))
+    layers = [nn.Unflatten(1, (1, 8)), nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2)]
     return nn.Sequential(
-        *layers, nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 10)
+        *layers, nn.Conv2d(8, 16, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)
     )
 
 
