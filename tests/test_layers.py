@@ -167,6 +167,13 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "own_report": (3.3, "own_check own_scores own_study own_texts own_words"),
     # for teachers: the tables of the teach page
     "teach": (1, "notebooks report"),
+    # the lecture: chapter 40, images with planted leaks and groups, their datamodels, and what judges them
+    "planted_images": (0.3, "datasets"),
+    "datamodel_metrics": (1.1, "datamodels evaluate"),
+    "planted_metrics": (1.2, "datamodel_metrics evaluate"),
+    "datamodel_rivals": (3, "curvature gradients influence models solvers"),
+    "datamodel_study": (3, "datamodels planted_images subset_training"),
+    "datamodel_removal": (3.1, "datamodel_rivals datamodel_study planted_images subset_training"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
