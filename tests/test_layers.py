@@ -153,6 +153,12 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         3.3,
         "corpora deletion_metrics deletion_study explorer report text_scores text_study text_tokens tracin train",
     ),
+    # lecture: source classes and their influence on a target task
+    "transfer": (0, ""),
+    "transfer_nets": (0, ""),
+    "transfer_task": (0.3, "datasets"),
+    "transfer_study": (2, "parallel store transfer transfer_nets transfer_task"),
+    "transfer_metrics": (1, "evaluate transfer"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
