@@ -52,11 +52,26 @@ def accuracy_metrics(runs: Runs, label: str, k: int, sizes: Sequence[int]) -> di
         for size in sizes:
             found = arm_accuracy(runs, arm, size)
             out[f"accuracy/drop_{arm}/k{size}/{label}"] = interval(np.mean, found, over=OVER, unit="share")
-    for better, other in GAINS:
+    return (
+        out
+        | gains(runs, label, k, GAINS)
+        | {
+            key: gain
+            for size in sizes
+            for key, gain in gains(runs, f"k{size}/{label}", size, (("worst", "random"), ("worst", "full"))).items()
+        }
+    )
+
+
+def gains(runs: Runs, label: str, k: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Interval]:
+    """Paired differences of the accuracies of two arms, over studies; a pair with an arm that was not run is left out."""
+    out = {}
+    for better, other in pairs:
         a, b = (arm_accuracy(runs, arm, k) for arm in (better, other))
         if a is not None and b is not None:
-            key = f"accuracy_gain/{arm_name(better)}_minus_{arm_name(other)}/{label}"
-            out[key] = paired_difference(a, b, OVER, "share")
+            out[f"accuracy_gain/{arm_name(better)}_minus_{arm_name(other)}/{label}"] = paired_difference(
+                a, b, OVER, "share"
+            )
     return out
 
 
@@ -82,12 +97,15 @@ def detection_metrics(runs: Runs, label: str) -> dict[str, Interval]:
 
 
 def class_metrics(runs: Runs, label: str) -> dict[str, Interval]:
-    """Share of classes that hurt or help for sure (Holm over the classes of a study), and how far halves agree."""
+    """Share of classes surely below or above the average class (Holm in a study), and how far half-samples agree.
+
+    Below the average is not harmful: see :func:`clif_kit.transfer.class_influence`. Only fresh nets tell.
+    """
     tests = [class_test(run["quality"], run["keep"]) for run in runs]
     sure = [holm(test.p) < 0.05 for test in tests]
     shares = {
-        "share_hurting": [np.mean(s & (t.value < 0)) for s, t in zip(sure, tests, strict=True)],
-        "share_helping": [np.mean(s & (t.value > 0)) for s, t in zip(sure, tests, strict=True)],
+        "share_below": [np.mean(s & (t.value < 0)) for s, t in zip(sure, tests, strict=True)],
+        "share_above": [np.mean(s & (t.value > 0)) for s, t in zip(sure, tests, strict=True)],
     }
     out = {f"{name}/holm/{label}": interval(np.mean, each, over=OVER, unit="share") for name, each in shares.items()}
     agree = [split_half(run["quality"], run["keep"]) for run in runs]

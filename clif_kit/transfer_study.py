@@ -10,7 +10,7 @@ positive = helpful; the worst class has the lowest number.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +174,7 @@ def _counterfactuals(task: Task, found: dict, config: StudyConfig, seed: int) ->
     for name, removed in arms.items():
         keep = np.stack([transfer.without(classes, one) for one in removed])
         out[f"accuracy/{name}"] = _accuracy(task, keep, config.net, fresh)
-    nothing = NetConfig(**asdict(config.net) | {"steps": 0})
+    nothing = replace(config.net, steps=0)
     out["accuracy/scratch"] = _accuracy(task, np.ones((config.fresh, classes), dtype=bool), nothing, fresh)
     return out
 
@@ -192,6 +192,23 @@ def _subpopulations(task: Task, found: dict) -> dict[str, np.ndarray]:
         for name, score in scores.items()
     }
     return out | {"precision/chance": np.array([members[c].mean() for c in honest])}
+
+
+def panel(name: str, config: StudyConfig) -> tuple[str, StudyConfig]:
+    """Images and settings of a panel: ``digits`` or ``mnist``, with ``_honest`` (nothing planted), ``_full`` or both.
+
+    Raises:
+        ValueError: If a word is another one.
+
+    >>> panel("digits_honest", StudyConfig())[1].bad
+    0
+    """
+    images, *words = name.split("_")
+    if unknown := set(words) - {"honest", "full"}:
+        raise ValueError(f"panel {name!r}: no variant {unknown.pop()!r}; there are honest (nothing planted) and full")
+    if "honest" in words:
+        config = replace(config, bad=0)
+    return images, replace(config, net=replace(config.net, full="full" in words or config.net.full))
 
 
 def run_studies(

@@ -289,7 +289,7 @@ def test_metrics_by_hand():
     assert value["auc/unlike/planted"] == 0.5
     assert value["precision_gain/top_influence_minus_random"] == pytest.approx(0.25)
     assert value["precision_gain/top_influence_minus_pixels"] == pytest.approx(-0.25)
-    assert value["share_hurting/holm"] >= 0.25  # class 1 in every study
+    assert value["share_below/holm"] >= 0.25  # class 1 in every study
     assert value["pearson/split_half"] > 0.8
     assert found["accuracy/full/toy"].over == "studies"
     assert "accuracy/drop_planted/toy" not in found
