@@ -174,6 +174,12 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "datamodel_rivals": (3, "curvature gradients influence models solvers"),
     "datamodel_study": (3, "datamodels planted_images subset_training"),
     "datamodel_removal": (3.1, "datamodel_rivals datamodel_study planted_images subset_training"),
+    # lecture: source classes and their influence on a target task
+    "transfer": (0, ""),
+    "transfer_nets": (0, ""),
+    "transfer_task": (0.3, "datasets"),
+    "transfer_study": (2, "parallel store transfer transfer_nets transfer_task"),
+    "transfer_metrics": (1, "evaluate transfer"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
