@@ -82,10 +82,10 @@ def words_of(text: str, longest: int = 60) -> list[str]:
     >>> words_of("Don't, SIR!")
     ["don't", 'sir']
     """
-    return re.findall(r"[a-z']+", text.lower())[:longest]
+    return re.findall(r"[a-z][a-z']*", text.lower())[:longest]
 
 
-def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: float = 0.85, least: int = 4) -> ToxicTexts:
+def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: float = 0.85, least: int = 3) -> ToxicTexts:
     """Texts of a task: ``planted`` (generated), ``toxic`` (talk-page comments) or ``tweets``.
 
     Args:
@@ -118,14 +118,14 @@ def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: floa
 
 
 def lean(
-    texts: Sequence[str], y: np.ndarray, terms: Sequence[str], least: int = 4
+    texts: Sequence[str], y: np.ndarray, terms: Sequence[str], least: int = 3
 ) -> tuple[dict[str, Texts], dict[str, str]]:
-    """Which class each term leans to, and for each a control: of the 30 words nearest in frequency the most even one.
+    """Which class each term leans to, and for each a control: of the 30 words nearest in frequency the most even.
 
     Frequencies are numbers of texts. A term leans to ``toxic`` if more than the share of toxic texts among all are.
 
-    >>> lean(["a x", "a y", "b x", "b y"] * 5, np.array([1, 1, 0, 0] * 5), ["a", "b"])
-    ({'toxic': ('a',), 'clean': ('b',)}, {'a': 'x', 'b': 'x'})
+    >>> lean(["a axe", "a oak", "b axe", "b oak"] * 5, np.array([1, 1, 0, 0] * 5), ["a", "b"])
+    ({'toxic': ('a',), 'clean': ('b',)}, {'a': 'axe', 'b': 'axe'})
     """
     sets = [set(words_of(text)) for text in texts]
     n = Counter(word for held in sets for word in held)
@@ -134,7 +134,7 @@ def lean(
     gap = {word: toxic[word] / n[word] - base for word in n}
     kept = [term for term in terms if n[term] >= least and gap[term] != 0]
     sides = {"toxic": tuple(t for t in kept if gap[t] > 0), "clean": tuple(t for t in kept if gap[t] < 0)}
-    free = sorted(word for word in n if word not in terms and n[word] >= min(least, 2))
+    free = sorted(word for word in n if word not in terms and len(word) > 2 and n[word] >= min(least, 2))
     control = {}
     for term in kept:
         near = sorted(free, key=lambda word, term=term: (abs(n[word] - n[term]), word))[:30]
