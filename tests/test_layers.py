@@ -181,6 +181,15 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "transfer_task": (0.3, "datasets"),
     "transfer_study": (2, "parallel store transfer transfer_nets transfer_task"),
     "transfer_metrics": (1, "evaluate transfer"),
+    # sparse debugging (chapter 42): planted texts and images, nets on them, what their last layers say
+    "planted_toxicity": (0, ""),
+    "sparse_text": (0.5, "planted_toxicity text_models text_tasks train"),
+    "sparse_images": (0.5, "models train"),
+    "sparse_metrics": (1.1, "evaluate tuning_metrics"),
+    "sparse_study": (
+        2,
+        "datasets parallel planted_toxicity sparse sparse_images sparse_metrics sparse_text store",
+    ),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
