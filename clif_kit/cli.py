@@ -158,9 +158,8 @@ def explain_command(
     and a check by removal: CSV files and one HTML page. Or: --corpus TEXT --words LISTS, with or without --vectors.
     """
     from clif_kit import own_run
-    from clif_kit.csv_contract import BadCSV
-    from clif_kit.own_encoder import BadModel
-    from clif_kit.own_vectors import BadVectors
+    from clif_kit.solvers import NotConverged
+    from clif_kit.store import StoreLocked
 
     if (file is None) == (words is None) or (words is not None and corpus is None):
         raise BadParameter("give a CSV file, or --corpus with --words")
@@ -177,9 +176,9 @@ def explain_command(
                 file, out, text=text, label=label, test=test, model=model, k=k, tests=tests, say=typer.echo,
                 go_on=go_on, progress=sys.stderr.isatty(),
             )  # fmt: skip
-    except FileNotFoundError as error:
-        raise BadParameter(f"no such file: {error.filename}") from None
-    except (BadCSV, BadModel, BadVectors, ValueError) as error:
+    except OSError as error:
+        raise BadParameter(f"{error.filename or out}: {error.strerror or error}") from None
+    except (ValueError, NotConverged, StoreLocked) as error:
         raise BadParameter(" ".join(str(error).split())) from None
     for path in written or []:
         typer.echo(f"Written: {path}")

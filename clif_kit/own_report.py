@@ -14,18 +14,20 @@ import pandas as pd
 from clif_kit.own_texts import safe_cell
 
 SHOWN = 300  # characters of a text on the page; the CSV has all that was read
-_LOOK = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
+_LOOK = """body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#111;
+background:#fff}
 table{border-collapse:collapse;width:100%;margin:1rem 0}th,td{border-bottom:1px solid #bbb;padding:.3rem .5rem;
 text-align:left;vertical-align:top;overflow-wrap:anywhere}td.n{text-align:right;white-space:nowrap}
-caption{text-align:left;font-weight:600;padding:.4rem 0}details{margin:.6rem 0;border:1px solid #bbb;padding:.4rem .8rem}
+caption{text-align:left;font-weight:600;padding:.4rem 0}details{margin:.6rem 0;
+border:1px solid #bbb;padding:.4rem .8rem}
 summary{cursor:pointer;overflow-wrap:anywhere}.helpful{color:#00517f}.harmful{color:#8a3b00}"""
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
-    """A table as CSV in UTF-8 with a mark (so that Excel reads it right), its formulas made harmless.
+    r"""A table as CSV in UTF-8 with a mark (so that Excel reads it right), its formulas made harmless.
 
     >>> csv_bytes(pd.DataFrame({"text": ["=1+1"], "score": [-0.5]})).decode("utf-8-sig")
-    "text,score\\n'=1+1,-0.5\\n"
+    "text,score\n'=1+1,-0.5\n"
     """
     safe = table.map(safe_cell) if len(table) else table
     return safe.to_csv(index=False, lineterminator="\n").encode("utf-8-sig", "replace")

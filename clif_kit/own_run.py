@@ -25,9 +25,9 @@ WARNING = "Positive = helpful: without the training text the loss of the test te
 
 def explain_texts(
     path: str | Path, out: str | Path, *, text: str = "text", label: str = "label", test: str | Path | None = None,
-    model: str | None = None, k: int = 10, tests: int = 20, checks: int = 10, share: float = 0.02, max_length: int = 128,
-    seed: int = 0, say: Callable[[str], None] = print, go_on: Callable[[float], bool] = lambda _: True,
-    progress: bool = False,
+    model: str | None = None, k: int = 10, tests: int = 20, checks: int = 10, share: float = 0.02,
+    max_length: int = 128, seed: int = 0, say: Callable[[str], None] = print,
+    go_on: Callable[[float], bool] = lambda _: True, progress: bool = False,
 ) -> list[Path] | None:  # fmt: skip
     """Read, validate, estimate, score, explain, check, write.
 
@@ -163,9 +163,7 @@ def _summary(study: OwnStudy, found: dict[str, np.ndarray]) -> list[str]:
 
 
 def _word_summary(found: WordBias) -> list[str]:
-    lines = [
-        f"{found.test.name}: effect {found.effect:+.2f} in vectors trained on the corpus; {len(found.table):,} sentences"
-    ]
+    lines = [f"{found.test.name}: effect {found.effect:+.2f} in vectors trained on {len(found.table):,} sentences"]
     if found.given is not None:
         same = (
             "the same sign"
@@ -217,7 +215,7 @@ def _files(name: str, lines: list[str], tables: tuple[pd.DataFrame, ...]) -> dic
 
 
 def _shown(found: Interval) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {found.n} {found.over}"
+    return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}], {found.n} {found.over}"
 
 
 def _time(seconds: float) -> str:

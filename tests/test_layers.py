@@ -160,6 +160,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "own_study": (3, "own_encoder own_layer own_texts"),
     "own_scores": (3.1, "baselines own_encoder own_layer own_study"),
     "own_check": (3.2, "evaluate own_layer own_scores own_study"),
+    "own_planted": (3.2, "evaluate own_layer own_scores own_study"),
     "own_vectors": (0, ""),
     "own_words": (3.2, "corpora evaluate explain own_vectors sentence_stream sgns_train weat word_study"),
     "own_report": (0.2, "own_texts"),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clif_kit import own_layer, own_study
 from clif_kit.baselines import bm25
 from clif_kit.own_check import check_intervals, deletion_check
 from clif_kit.own_encoder import BadModel, WordVectors, features_of, read_encoder, whole_words
@@ -135,12 +136,14 @@ def test_the_estimate_may_stop_the_run():
     assert encoder.asked == 10
 
 
-def test_many_classes_keep_the_main_directions():
+def test_many_classes_keep_the_main_directions(monkeypatch):
+    monkeypatch.setattr(own_layer, "MAX_SIZE", 900)
+    monkeypatch.setattr(own_study, "MAX_SIZE", 900)
     rng = np.random.default_rng(0)
-    texts = pd.DataFrame({"row": range(300), "id": "", "text": [f"w{k % 60} w{rng.integers(9)}" for k in range(300)]})
-    texts["label"] = [f"{k % 60:02d}" for k in range(300)]
+    texts = pd.DataFrame({"row": range(300), "id": "", "text": [f"w{k % 30} w{rng.integers(9)}" for k in range(300)]})
+    texts["label"] = [f"{k % 30:02d}" for k in range(300)]
     mine = make_own_study(texts[60:], texts[:60], tuple(sorted(set(texts["label"]))), WordVectors(192), l2=0.01)
-    assert mine.layer.x.shape[1] == 4000 // 60
+    assert mine.layer.x.shape[1] == 900 // 30
     assert np.mean(np.array(mine.predicted()) == texts["label"][:60]) > 0.8
 
 
