@@ -134,6 +134,56 @@ def _metrics_table(result: dict) -> Table:
     return table
 
 
+@app.command("explain", epilog="Example: [bold]clif explain reviews.csv --label stars --out answer[/]")
+def explain_command(
+    file: Annotated[Path | None, typer.Argument(help="CSV of labelled texts.", show_default=False)] = None,
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    test: Annotated[
+        Path | None, typer.Option(help="CSV of texts to explain.", show_default="some are held out")
+    ] = None,
+    model: Annotated[str, typer.Option(help="minilm, words (fast), or an encoder's folder or name.")] = "minilm",
+    tests: Annotated[int, typer.Option(help="Texts to explain, at most.")] = 20,
+    k: Annotated[int, typer.Option("--k", "-k", help="Training texts at either end.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for the answer; features are kept there, too.")] = Path("explained"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask when it will take long.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="Check the file and estimate the time; compute no more.")] = False,
+    vectors: Annotated[Path | None, typer.Option(help="Word vectors (word2vec text or .bin), with --words.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Text with a sentence a line, with --words.")] = None,
+    words: Annotated[Path | None, typer.Option(help="YAML with the word lists x, y, a, b.")] = None,
+) -> None:
+    """Explain your own data: which training texts, or which sentences, made the model say that?
+
+    A CSV with texts and labels becomes ranked training texts with the words that carry the score, labels to look at,
+    and a check by removal: CSV files and one HTML page. Or: --corpus TEXT --words LISTS, with or without --vectors.
+    """
+    from clif_kit import own_run
+    from clif_kit.solvers import NotConverged
+    from clif_kit.store import StoreLocked
+
+    if (file is None) == (words is None) or (words is not None and corpus is None):
+        raise BadParameter("give a CSV file, or --corpus with --words")
+
+    def go_on(seconds: float) -> bool:
+        asks = seconds > 60 and not yes and sys.stdin.isatty()
+        return not dry and (not asks or typer.confirm("Go on?"))
+
+    try:
+        if words is not None:
+            written = own_run.explain_words(corpus, words, out, vectors=vectors, k=k, say=typer.echo)
+        else:
+            written = own_run.explain_texts(
+                file, out, text=text, label=label, test=test, model=model, k=k, tests=tests, say=typer.echo,
+                go_on=go_on, progress=sys.stderr.isatty(),
+            )  # fmt: skip
+    except OSError as error:
+        raise BadParameter(f"{error.filename or out}: {error.strerror or error}") from None
+    except (ValueError, NotConverged, StoreLocked) as error:
+        raise BadParameter(" ".join(str(error).split())) from None
+    for path in written or []:
+        typer.echo(f"Written: {path}")
+
+
 @data_app.command("list", epilog="Then: [bold]clif data fetch NAME[/]")
 def data_list() -> None:
     """Show every data set: tier, size, whether it is here, licence."""

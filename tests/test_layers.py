@@ -203,6 +203,14 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "word_truth",
     ),
     "contest_metrics": (2.1, "contest deletion_lds deletion_metrics evaluate"),
+    "own_planted": (3.2, "evaluate own_layer own_scores own_study"),
+    "own_vectors": (0, ""),
+    "own_words": (3.2, "corpora evaluate explain own_vectors sentence_stream sgns_train weat word_study"),
+    "own_report": (0.2, "own_texts"),
+    "own_run": (
+        3.4,
+        "evaluate own_check own_encoder own_report own_scores own_study own_texts own_vectors own_words",
+    ),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clif_kit import own_layer, own_study
 from clif_kit.baselines import bm25
 from clif_kit.own_check import check_intervals, deletion_check
 from clif_kit.own_encoder import BadModel, WordVectors, features_of, read_encoder, whole_words
@@ -26,15 +27,15 @@ def frame(n=80, seed=0, wrong=()):
     return pd.DataFrame(rows, columns=["row", "id", "text", "label"])
 
 
-def study(n=80, tests=6, width=12, **kwargs):
+def study(n=80, tests=6, width=12, l2=0.05, **kwargs):
     texts = frame(n, **kwargs)
     return make_own_study(
-        texts[tests:].reset_index(drop=True), texts[:tests], ("food", "sport"), WordVectors(width), l2=0.05
+        texts[tests:].reset_index(drop=True), texts[:tests], ("food", "sport"), WordVectors(width), l2=l2
     )
 
 
 def test_scores_predict_what_refitting_without_a_text_does():
-    mine = study()
+    mine = study(l2=0.5)
     scores, before, n = own_scores(mine, [0, 3]), mine.test_losses(), len(mine.train)
     truth = np.empty((2, n))
     for i in range(n):  # the others keep the weight 1/n that they had: a penalty of n / (n - 1) of it per text
@@ -71,7 +72,7 @@ def test_ranked_lists_have_the_right_ends_and_shared_words():
 
 def test_planted_wrong_labels_come_first_and_the_model_names_the_right_class():
     wrong = (10, 25, 31, 44, 70)
-    table = suspicious(study(120, wrong=wrong), 5)
+    table = suspicious(study(240, width=60, wrong=wrong), 5)
     assert len({k + 1 for k in wrong} & set(table["train_row"])) >= 4
     assert (table["label"] != table["model_says"]).mean() >= 0.8
     assert table["self_influence"].is_monotonic_decreasing
@@ -135,12 +136,14 @@ def test_the_estimate_may_stop_the_run():
     assert encoder.asked == 10
 
 
-def test_many_classes_keep_the_main_directions():
+def test_many_classes_keep_the_main_directions(monkeypatch):
+    monkeypatch.setattr(own_layer, "MAX_SIZE", 900)
+    monkeypatch.setattr(own_study, "MAX_SIZE", 900)
     rng = np.random.default_rng(0)
-    texts = pd.DataFrame({"row": range(300), "id": "", "text": [f"w{k % 60} w{rng.integers(9)}" for k in range(300)]})
-    texts["label"] = [f"{k % 60:02d}" for k in range(300)]
+    texts = pd.DataFrame({"row": range(300), "id": "", "text": [f"w{k % 30} w{rng.integers(9)}" for k in range(300)]})
+    texts["label"] = [f"{k % 30:02d}" for k in range(300)]
     mine = make_own_study(texts[60:], texts[:60], tuple(sorted(set(texts["label"]))), WordVectors(192), l2=0.01)
-    assert mine.layer.x.shape[1] == 4000 // 60
+    assert mine.layer.x.shape[1] == 900 // 30
     assert np.mean(np.array(mine.predicted()) == texts["label"][:60]) > 0.8
 
 
