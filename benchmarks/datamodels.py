@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from sklearn.linear_model import Lasso
+from sklearn.linear_model import Lasso, enet_path
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -137,9 +138,8 @@ def lasso_inputs(masks: Tensor, outputs: Tensor, lam: Tensor, sample: int) -> di
 
 def by_gram(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
     """Scikit-learn's coordinate descent on a Gram matrix that it is given, a target at a time: ``(sample, n)``."""
-    from sklearn.linear_model import enet_path
-
-    x, y, gram, slopes = (given[name].numpy() for name in ("x", "y", "gram", "slopes"))
+    x, gram = given["x"].numpy(), given["gram"].numpy()
+    y, slopes = (given[name].T.contiguous().numpy() for name in ("y", "slopes"))  # a row a target
 
     def run() -> Tensor:
         found = [
@@ -149,7 +149,7 @@ def by_gram(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
                 l1_ratio=1.0,
                 alphas=[lam],
                 precompute=gram,
-                Xy=slopes[:, j],
+                Xy=slopes[j],
                 check_input=False,
                 copy_X=False,
             )[1][:, 0]
@@ -162,8 +162,6 @@ def by_gram(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
 
 def plainly(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
     """Scikit-learn's ``Lasso``, a target at a time."""
-    import numpy as np
-
     x, y = np.asfortranarray(given["x"].numpy()), given["y"].numpy()
 
     def run() -> Tensor:
