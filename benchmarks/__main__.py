@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import (
+    datamodels,
     harness,
     ihvp,
     mog,
@@ -21,7 +22,7 @@ from benchmarks import (
 )
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning
+MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning, datamodels
 ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 

@@ -68,8 +68,8 @@ def train_subsets(
     """Train a net on each subset; all in one dtype, that of ``x``.
 
     Args:
-        kind: "logistic"; "mlp", one hidden layer of ReLU; "cnn", two 3x3 convolutions with ReLU and 2x2 maximum, then
-            a linear layer.
+        kind: "logistic"; "mlp", one hidden layer of tanh; "cnn", two 3x3 convolutions with tanh and 2x2 means, then a
+            linear layer. All smooth: a kink that rounding tips would make the same net come out differently.
         x: Inputs, ``(n, d)``, or ``(n, h, w)`` for "cnn".
         y: Classes 0, ..., classes - 1, ``(n,)``.
         masks: Subsets, ``(m, n)`` bool; they may differ in size.
@@ -218,7 +218,7 @@ def _descend_together(
     """Full-batch descent; the models share the inputs, so that each step is two products of two large matrices."""
     (n, d), m = x.shape, len(masks)
     x = torch.cat([x, x.new_ones(n, 1)], 1)  # (n, d + 1)  the last column is the bias
-    share = (masks / masks.sum(1, keepdim=True)).to(x.dtype).T[:, None]  # (n, 1, m)
+    share = (masks.to(x.dtype) / masks.sum(1, keepdim=True)).T[:, None]  # (n, 1, m)
     right = functional.one_hot(y, classes).to(x.dtype)[:, :, None]  # (n, classes, 1)
     target = x.T @ (right * share).view(n, -1)  # (d + 1, classes * m)
     theta, speed, z = torch.zeros_like(target), torch.zeros_like(target), x.new_empty(n, classes * m)
@@ -242,7 +242,7 @@ def _logistic(params: Params, x: Tensor) -> Tensor:
 
 def _mlp(params: Params, x: Tensor) -> Tensor:
     """Inputs ``(m, batch, d)``, or ``(t, d)`` for all models."""
-    inner = torch.relu(params["inner.weight"] @ x.mT + params["inner.bias"][:, :, None])  # (m, hidden, batch)
+    inner = torch.tanh(params["inner.weight"] @ x.mT + params["inner.bias"][:, :, None])  # (m, hidden, batch)
     return params["weight"] @ inner + params["bias"][:, :, None]
 
 
@@ -252,7 +252,7 @@ def _cnn(params: Params, x: Tensor) -> Tensor:
     maps = x.transpose(0, 1) if x.ndim == 4 else x[:, None].expand(-1, m, -1, -1)  # (batch, m, h, w)
     for name in ("first", "second"):
         weight, bias = params[f"{name}.weight"].flatten(0, 1), params[f"{name}.bias"].flatten()
-        maps = functional.max_pool2d(torch.relu(functional.conv2d(maps, weight, bias, padding=1, groups=m)), 2)
+        maps = functional.avg_pool2d(torch.tanh(functional.conv2d(maps, weight, bias, padding=1, groups=m)), 2)
     inner = maps.reshape(len(maps), m, -1).permute(1, 2, 0)  # (m, features, batch)
     return params["weight"] @ inner + params["bias"][:, :, None]
 

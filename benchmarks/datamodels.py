@@ -1,0 +1,232 @@
+"""Datamodels: nets on subsets in one stack against one after the other; all LASSOs at once against one at a time.
+
+Single precision throughout, as these methods are used.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import Lasso
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.harness import Case, Row, timed
+from benchmarks.peer import rivals
+from clif_kit.datamodels import lasso
+from clif_kit.subset_training import CHANNELS, sample_masks, train_subsets
+
+N, CLASSES, SHARE, BATCH, HIDDEN, L2, MOMENTUM = 1000, 10, 0.5, 64, 32, 1e-3, 0.9
+CLOSE = 1e-5  # largest difference of a parameter
+MODELS, FEATURES, TARGETS, SAMPLE, PENALTY = 10_000, 1500, 1500, 12, 0.1  # of the LASSO; the sample is the rivals'
+COEFFICIENTS = 1e-4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which nets, how many, how long."""
+
+    kind: str
+    models: int
+    steps: int
+    lr: float
+    goal: float
+    n: int = N
+
+
+SETTINGS = (
+    Setting("logistic", models=96, steps=60, lr=0.5, goal=8),
+    Setting("mlp", models=128, steps=100, lr=0.1, goal=6),
+    Setting("cnn", models=32, steps=100, lr=0.05, goal=1.5),
+)
+
+
+def digits(kind: str, n: int) -> tuple[Tensor, Tensor]:
+    """The first n digits of 8 x 8 pixels, and their classes."""
+    data = load_digits()
+    x = torch.from_numpy(data.data[:n] / 16 - 0.3).float()
+    return x.view(-1, 8, 8) if kind == "cnn" else x, torch.from_numpy(data.target[:n])
+
+
+def network(kind: str) -> nn.Module:
+    """The net as torch has it."""
+    if kind == "logistic":
+        return nn.Linear(64, CLASSES)
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(64, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, CLASSES))
+    a, b = CHANNELS
+    return nn.Sequential(
+        nn.Conv2d(1, a, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(a, b, 3, padding=1), nn.Tanh(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * b, CLASSES),
+    )  # fmt: skip
+
+
+def start(net: nn.Module, draw: torch.Generator) -> None:
+    """The start that ours draws, in torch's bounds."""
+    for layer in net.modules():
+        if not list(layer.parameters(recurse=False)):
+            continue
+        bound = layer.weight[0].numel() ** -0.5
+        for value in (layer.weight, layer.bias):
+            drawn = torch.rand(value.shape, generator=draw, dtype=torch.float64)
+            value.data = ((2 * drawn - 1) * bound).float()
+
+
+def train_one(setting: Setting, x: Tensor, y: Tensor, mask: Tensor, seed: int) -> Tensor:
+    """One net as torch trains it, with its fused optimiser; its parameters as one vector."""
+    x, y, net = x[mask], y[mask], network(setting.kind)
+    x, draw = x[:, None] if setting.kind == "cnn" else x, torch.Generator().manual_seed(seed)
+    if setting.kind == "logistic":
+        nn.init.zeros_(net.weight)
+        nn.init.zeros_(net.bias)
+    else:
+        start(net, draw)
+        rounds = -(-setting.steps * BATCH // len(x))
+        order = torch.cat([torch.randperm(len(x), generator=draw) for _ in range(rounds)])
+    descent = torch.optim.SGD(net.parameters(), lr=setting.lr, momentum=MOMENTUM, weight_decay=L2, fused=True)
+    for step in range(setting.steps):
+        descent.param_groups[0]["lr"] = setting.lr * (1 - step / setting.steps)
+        chosen = slice(None) if setting.kind == "logistic" else order[step * BATCH : (step + 1) * BATCH]
+        descent.zero_grad()
+        functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
+        descent.step()
+    return torch.cat([value.detach().flatten() for value in net.parameters()])
+
+
+@contextmanager
+def training_case(setting: Setting) -> Iterator[Case]:
+    """All parameters of all models, ``(m, p)``: in one stack, and one net after the other."""
+    x, y = digits(setting.kind, setting.n)
+    masks = sample_masks(setting.models, setting.n, SHARE, seed=0)
+
+    def ours() -> Tensor:
+        found = train_subsets(
+            setting.kind, x, y, masks, classes=CLASSES, steps=setting.steps, lr=setting.lr, batch=BATCH,
+            hidden=HIDDEN, l2=L2,
+        )  # fmt: skip
+        return torch.cat([value.flatten(1) for value in found.values()], 1)
+
+    def one_by_one() -> Tensor:
+        return torch.stack([train_one(setting, x, y, mask, seed) for seed, mask in enumerate(masks)])
+
+    yield Case(timed(ours), {"torch, one after the other": timed(one_by_one)})
+
+
+# --- the LASSO
+
+
+def regressions(models: int, features: int, targets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks, outputs of sparse linear models with noise, and penalties, a tenth of the largest useful one."""
+    draw, masks = torch.Generator().manual_seed(1), sample_masks(models, features, SHARE, seed=0)
+    weights = torch.randn(targets, features, generator=draw).pow(3) * 0.1  # many small ones, few large ones
+    x = masks.float()
+    outputs = x @ weights.T + torch.randn(models, targets, generator=draw)
+    slopes = x.T @ (outputs - outputs.mean(0)) / models
+    return masks, outputs, PENALTY * slopes.abs().amax(0)
+
+
+def lasso_inputs(masks: Tensor, outputs: Tensor, lam: Tensor, sample: int) -> dict[str, Tensor]:
+    """What rivals get, all of it made beforehand: centred masks and outputs, their Gram matrix and slopes."""
+    x, y = masks.float(), outputs[:, :sample]
+    x, y = x - x.mean(0), y - y.mean(0)
+    return {"x": x, "y": y, "lam": lam[:sample], "gram": x.T @ x, "slopes": x.T @ y}
+
+
+def by_gram(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
+    """Scikit-learn's coordinate descent on a Gram matrix that it is given, a target at a time: ``(sample, n)``."""
+    from sklearn.linear_model import enet_path
+
+    x, y, gram, slopes = (given[name].numpy() for name in ("x", "y", "gram", "slopes"))
+
+    def run() -> Tensor:
+        found = [
+            enet_path(
+                x,
+                y[:, j],
+                l1_ratio=1.0,
+                alphas=[lam],
+                precompute=gram,
+                Xy=slopes[:, j],
+                check_input=False,
+                copy_X=False,
+            )[1][:, 0]
+            for j, lam in enumerate(given["lam"].tolist())
+        ]
+        return torch.stack(list(map(torch.as_tensor, found)))
+
+    return run
+
+
+def plainly(given: Mapping[str, Tensor]) -> Callable[[], Tensor]:
+    """Scikit-learn's ``Lasso``, a target at a time."""
+    import numpy as np
+
+    x, y = np.asfortranarray(given["x"].numpy()), given["y"].numpy()
+
+    def run() -> Tensor:
+        fits = [
+            Lasso(alpha=lam, fit_intercept=False, copy_X=False).fit(x, y[:, j])
+            for j, lam in enumerate(given["lam"].tolist())
+        ]
+        return torch.stack([torch.as_tensor(fit.coef_) for fit in fits])
+
+    return run
+
+
+@contextmanager
+def lasso_case(
+    models: int = MODELS, features: int = FEATURES, targets: int = TARGETS, sample: int = SAMPLE
+) -> Iterator[Case]:
+    """Seconds a target: ours of all of them, rivals of the first few; the answers are those of the few."""
+    masks, outputs, lam = regressions(models, features, targets)
+    given = lasso_inputs(masks, outputs, lam, sample)
+    mine = timed(lambda: lasso(masks, outputs, lam).weights[:sample], scale=1 / targets)
+    theirs = {
+        "scikit-learn, Gram matrix": timed(by_gram(given), scale=1 / sample),
+        "scikit-learn": timed(plainly(given), scale=1 / sample),
+    }
+    sent = {name: given[name] for name in ("x", "y", "lam")}
+    with rivals("benchmarks.lasso_rivals", sent, ("celer",)) as (others, versions):
+        theirs["celer"] = partial(_a_target, others["celer"], sample)
+        yield Case(mine, theirs, versions)
+
+
+def _a_target(side: Callable[[], tuple[float, Tensor]], sample: int) -> tuple[float, Tensor]:
+    seconds, answer = side()
+    return seconds / sample, answer
+
+
+def _training_row(setting: Setting) -> Row:
+    long = f"{setting.steps} steps" + ("" if setting.kind == "logistic" else f" of {BATCH}")
+    nets = {"logistic": "64-10", "mlp": f"64-{HIDDEN}-10", "cnn": f"convolutions {CHANNELS[0]} and {CHANNELS[1]}"}
+    return Row(
+        id=f"dm_{setting.kind}",
+        title=f"Training on subsets, {setting.kind}",
+        rival="the same nets one after the other: torch's modules and its fused SGD, each on its own subset only; the "
+        "same starts and minibatches",
+        n=f"{setting.models} models ({nets[setting.kind]}), {long}, half of {N} digits each; float32",
+        goal=setting.goal,
+        bound=CLOSE,
+        case=partial(training_case, setting),
+        repeats=5,
+    )
+
+
+ROWS = (
+    *map(_training_row, SETTINGS),
+    Row(
+        id="lasso",
+        title="All LASSOs of datamodels",
+        rival="a target at a time: scikit-learn on the Gram matrix that it is given, scikit-learn on the masks, celer; "
+        "their input is centred and laid out beforehand, ours computes its Gram matrix",
+        n=f"{MODELS:,} subsets, {FEATURES} features, {PENALTY:g} of the largest penalty; seconds a target, of "
+        f"{TARGETS} targets for ours and of {SAMPLE} for the rivals, both measured; float32",
+        goal=8,
+        bound=COEFFICIENTS,
+        case=lasso_case,
+        repeats=3,
+    ),
+)
