@@ -12,7 +12,7 @@ helpful, predicted change of minus the margin when the example is removed. Shape
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from clif_kit.curvature import gauss_newton
@@ -41,7 +41,7 @@ def one_net(kind: str, params: Params, j: int) -> tuple[Net, Params]:
         raise ValueError(f"gradients are there for 'logistic' and 'mlp', not for {kind!r}")
     (hidden, d), classes = found["inner.weight"].shape, len(found["weight"])
     names = {"inner.weight": "0.weight", "inner.bias": "0.bias", "weight": "2.weight", "bias": "2.bias"}
-    return mlp([d, hidden, classes], nn.ReLU), {new: found[old] for old, new in names.items()}
+    return mlp([d, hidden, classes]), {new: found[old] for old, new in names.items()}
 
 
 def average(score: Callable[[Net, Params], Tensor], kind: str, stacks: list[Params]) -> Tensor:
@@ -107,7 +107,7 @@ def representation(kind: str, stacks: list[Params], x: Tensor) -> Tensor:
     if kind == "logistic":
         parts = [x @ stack["weight"].mT + stack["bias"][:, None] for stack in stacks]
     else:
-        parts = [torch.relu(x @ stack["inner.weight"].mT + stack["inner.bias"][:, None]) for stack in stacks]
+        parts = [torch.tanh(x @ stack["inner.weight"].mT + stack["inner.bias"][:, None]) for stack in stacks]
     return torch.cat(parts)
 
 

@@ -79,7 +79,7 @@ def test_gradient_scores_are_inner_products_of_autograd(task, setting):
         h = (
             x.double()
             if setting.kind == "logistic"
-            else torch.relu(named["inner.weight"] @ x.double() + named["inner.bias"])
+            else torch.tanh(named["inner.weight"] @ x.double() + named["inner.bias"])
         )
         logits = named["weight"] @ h + named["bias"]
         others = torch.cat([logits[:y], logits[y + 1 :]])
@@ -115,7 +115,7 @@ def test_neighbours_and_representations_by_numpy(task):
     stack = full_nets(task, MLP, 2, lengths=(1.0,))[0]
     hidden = rivals.representation("mlp", [stack], task.x).numpy()
     w, b = stack["inner.weight"][1].numpy(), stack["inner.bias"][1].numpy()
-    assert np.allclose(hidden[1], np.maximum(task.x.numpy() @ w.T + b, 0), atol=1e-5)
+    assert np.allclose(hidden[1], np.tanh(task.x.numpy() @ w.T + b), atol=1e-5)
     far = [[np.linalg.norm(a - b) for b in hidden[1]] for a in hidden[1][:2]]
     near = rivals.neighbour_scores(torch.from_numpy(hidden[1:]), torch.from_numpy(hidden[1:, :2]))
     assert np.allclose(near, -np.array(far) / np.mean(far), atol=1e-3)
