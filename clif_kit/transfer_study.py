@@ -9,6 +9,7 @@ Influence has the sign of the book: it estimates by how much minus the quality r
 positive = helpful; the worst class has the lowest number.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -227,17 +228,6 @@ def run_studies(
         ValueError: If the images have another name, or a setting is impossible.
     """
     x, y = transfer_task.load(name)
-    mark = fingerprint(
-        x,
-        y,
-        asdict(config),
-        transfer,
-        transfer_nets,
-        transfer_task,
-        study,
-        draw_task,
-        _counterfactuals,
-        _subpopulations,
-    )
+    mark = fingerprint(x, y, asdict(config), transfer, transfer_nets, transfer_task, sys.modules[__name__])
     store = Store(Path(folder) / mark[:16], fingerprint=mark)
     return map_seeds(lambda seed: study(x, y, config, seed), seeds, store=store, n_jobs=n_jobs, progress=False)
