@@ -64,7 +64,7 @@ def accuracy_metrics(runs: Runs, label: str, k: int, sizes: Sequence[int]) -> di
 
 
 def gains(runs: Runs, label: str, k: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Interval]:
-    """Paired differences of the accuracies of two arms, over studies; a pair with an arm that was not run is left out."""
+    """Paired differences of the accuracies of two arms, over studies; a pair with an arm not run is left out."""
     out = {}
     for better, other in pairs:
         a, b = (arm_accuracy(runs, arm, k) for arm in (better, other))

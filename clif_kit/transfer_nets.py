@@ -28,7 +28,7 @@ class NetConfig:
     """
 
     hidden: int = 64
-    steps: int = 150
+    steps: int = 200
     batch: int = 32
     lr: float = 0.1
     target_steps: int = 60

@@ -9,6 +9,7 @@ Influence has the sign of the book: it estimates by how much minus the quality r
 positive = helpful; the worst class has the lowest number.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,15 +37,17 @@ class StudyConfig:
         fresh: New pre-trainings of each arm.
         sizes: How many classes leave, each k an arm for each order.
         bad: Planted bad source classes; 0 plants nothing.
+        kinds: Of :data:`clif_kit.transfer_task.BAD`.
         labels: Labelled target images.
         judge: Target images that judge, and as many that order.
         net: The nets.
     """
 
-    subsets: int = 400
+    subsets: int = 300
     fresh: int = 12
-    sizes: tuple[int, ...] = (3, 6, 9)
-    bad: int = 6
+    sizes: tuple[int, ...] = (4, 8)
+    bad: int = 8
+    kinds: tuple[str, ...] = ("mixed",)
     labels: int = 60
     judge: int = 350
     net: NetConfig = field(default_factory=NetConfig)
@@ -123,6 +126,11 @@ def precision_at_size(score: np.ndarray, member: np.ndarray) -> float:
 # ---- the study
 
 
+def draw_task(x: np.ndarray, y: np.ndarray, config: StudyConfig, seed: int) -> Task:
+    """The task of a study, drawn anew from its seed."""
+    return make_task(x, y, seed=seed, bad=config.bad, kinds=config.kinds, labels=config.labels, judge=config.judge)
+
+
 def study(x: np.ndarray, y: np.ndarray, config: StudyConfig, seed: int) -> dict[str, np.ndarray]:
     """One study on images ``x`` with digits ``y``.
 
@@ -133,7 +141,7 @@ def study(x: np.ndarray, y: np.ndarray, config: StudyConfig, seed: int) -> dict[
         pre-training) and, if anything is planted, ``accuracy/planted``; ``accuracy/nearest ()``; and, one number an
         honest class, ``precision/influence``, ``precision/pixels`` and ``precision/chance``.
     """
-    task = make_task(x, y, seed=seed, bad=config.bad, labels=config.labels, judge=config.judge)
+    task = draw_task(x, y, config, seed)
     classes = len(task.names)
     keep = transfer.random_subsets(config.subsets, classes, seed=seed)
     moved = train_and_move(task, keep, config.net, seed=10**6 * (2 * seed + 1))
@@ -220,8 +228,6 @@ def run_studies(
         ValueError: If the images have another name, or a setting is impossible.
     """
     x, y = transfer_task.load(name)
-    mark = fingerprint(
-        x, y, asdict(config), transfer, transfer_nets, transfer_task, study, _counterfactuals, _subpopulations
-    )
+    mark = fingerprint(x, y, asdict(config), transfer, transfer_nets, transfer_task, sys.modules[__name__])
     store = Store(Path(folder) / mark[:16], fingerprint=mark)
     return map_seeds(lambda seed: study(x, y, config, seed), seeds, store=store, n_jobs=n_jobs, progress=False)

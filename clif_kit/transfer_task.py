@@ -6,7 +6,7 @@ and another one of the other parity, which the target task must tell apart. Targ
 come in all looks, so that the images of one digit and look are a subpopulation that one source class alone is about.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,8 @@ def make_task(
     y: np.ndarray,
     *,
     seed: int,
-    bad: int = 6,
+    bad: int = 8,
+    kinds: Sequence[str] = ("mixed",),
     labels: int = 60,
     judge: int = 350,
     sizes: tuple[int, int] = (12, 30),
@@ -78,18 +79,21 @@ def make_task(
         x: Images, ``(n, side, side)``, square, brightness in [0, 1].
         y: Digits, ``(n,)``.
         seed: Decides everything that is drawn.
-        bad: Planted source classes, half of each kind; 0 plants nothing.
+        bad: Planted source classes; 0 plants nothing.
+        kinds: Of :data:`BAD`; planted classes take them in turn.
         labels: Labelled target images.
         judge: Target images that order the classes, and as many others that judge.
         sizes: Smallest and largest number of images of a source class.
 
     Raises:
-        ValueError: If there are more bad classes than classes, or too few images.
+        ValueError: If there are more bad classes than classes, a kind is unknown, or there are too few images.
     """
     rng = np.random.default_rng(seed)
     classes, need = DIGITS * len(LOOKS), labels + 2 * judge
     if not 0 <= bad <= classes:
         raise ValueError(f"bad classes: 0 to {classes}, got {bad}")
+    if not kinds or set(kinds) - set(BAD):
+        raise ValueError(f"kinds of bad classes: {', '.join(BAD)}; got {list(kinds)}")
     order = rng.permutation(len(y))
     x, y = x[order], y[order]
     sx, sy, tx, ty = x[need:], y[need:], x[:need], y[:need]
@@ -97,7 +101,7 @@ def make_task(
         raise ValueError(f"{len(x)} images are too few for {need} target images and {sizes[1]} of each source digit")
     kind = np.array(["honest"] * classes, dtype=object)
     for i, c in enumerate(rng.choice(classes, bad, replace=False)):
-        kind[c] = BAD[i % len(BAD)]
+        kind[c] = kinds[i % len(kinds)]
     source = [_images(sx, sy, c, kind[c], int(rng.integers(sizes[0], sizes[1] + 1)), rng) for c in range(classes)]
     look = rng.integers(len(LOOKS), size=need)
     tx = _seen(tx, look)

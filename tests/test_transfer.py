@@ -12,7 +12,8 @@ from clif_kit.transfer_nets import NetConfig
 from clif_kit.transfer_study import StudyConfig
 
 TINY = NetConfig(hidden=6, steps=4, batch=5, lr=0.2, target_steps=3)
-CONFIG = StudyConfig(subsets=12, fresh=3, sizes=(2, 4), bad=4, labels=20, judge=40, net=TINY)
+KINDS = ("contradicting", "mixed")
+CONFIG = StudyConfig(kinds=KINDS, subsets=12, fresh=3, sizes=(2, 4), bad=4, labels=20, judge=40, net=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_source_and_target_share_no_image_and_labels_are_what_they_say():
     y = np.arange(n) % 10
     x = np.zeros((n, 3, 3))
     x[:, 0, 0], x[:, 0, 1], x[:, 1, 1] = 1.0, 0.5, np.arange(n) / n  # the corner shows the look, the centre who it is
-    task = transfer_task.make_task(x, y, seed=0, bad=4, labels=20, judge=60, sizes=(12, 20))
+    task = transfer_task.make_task(x, y, seed=0, bad=4, kinds=transfer_task.BAD, labels=20, judge=60, sizes=(12, 20))
     who = {name: np.rint(images[:, 1, 1] * n).astype(int) for name, (images, _) in task.target.items()}
     source = np.rint(task.x[:, 1, 1] * n).astype(int)
     assert not set(source) & set(np.concatenate(list(who.values())))
@@ -195,6 +196,8 @@ def test_source_and_target_share_no_image_and_labels_are_what_they_say():
     assert sorted(task.kind) == ["contradicting"] * 2 + ["honest"] * 16 + ["mixed"] * 2
     with pytest.raises(ValueError, match="too few"):
         transfer_task.make_task(x, y, seed=0, judge=300)
+    with pytest.raises(ValueError, match="kinds of bad classes: mixed, contradicting"):
+        transfer_task.make_task(x, y, seed=0, judge=60, kinds=("evil",))
     with pytest.raises(ValueError, match="0 to 20"):
         transfer_task.make_task(x, y, seed=0, bad=21)
 
@@ -203,7 +206,7 @@ def test_source_and_target_share_no_image_and_labels_are_what_they_say():
 
 
 def test_the_study_is_what_refits_and_loops_give(digits, run):
-    task = transfer_task.make_task(*digits, seed=3, bad=4, labels=20, judge=40)
+    task = transfer_task.make_task(*digits, seed=3, bad=4, kinds=KINDS, labels=20, judge=40)
     order = sorted(range(20), key=lambda c: run["influence"][c])
     for name, gone in (("worst/4", order[:4]), ("best/2", order[::-1][:2]), ("planted", np.flatnonzero(task.bad))):
         keep = np.array([[c not in gone for c in range(20)]] * 3)
@@ -259,6 +262,21 @@ def test_a_finished_study_is_not_done_again(tmp_path, monkeypatch):
     assert all((first[0][key] == again[0][key]).all() for key in first[0])
 
 
+def test_precision_at_size_by_a_loop(digits, run):
+    rng = np.random.default_rng(0)
+    score, member = rng.normal(size=30), rng.random(30) < 0.3
+    ranked = sorted(range(30), key=lambda i: -score[i])[: sum(member)]
+    assert transfer_study.precision_at_size(score, member) == pytest.approx(
+        sum(member[i] for i in ranked) / sum(member)
+    )
+    task = transfer_task.make_task(*digits, seed=3, bad=4, kinds=KINDS, labels=20, judge=40)
+    present = [c for c in range(20) if not task.bad[c] and c in task.subpopulation]
+    np.testing.assert_allclose(run["precision/chance"], [np.mean(task.subpopulation == c) for c in present])
+    assert len(run["precision/influence"]) == len(present)
+    with pytest.raises(ValueError, match="more judge images"):
+        transfer_study.precision_at_size(score, member & False)
+
+
 # ---- metrics
 
 
@@ -269,7 +287,7 @@ def _runs(worst):
         arms = {"worst": worst, "random": 0.7, "best": 0.6, "fewest": 0.7, "unlike": 0.65}
         one = {f"accuracy/{arm}/2": np.full(3, level + 0.01 * s) for arm, level in arms.items()}
         one |= {"accuracy/full": np.full(3, 0.75), "accuracy/nearest": np.array(0.9), "accuracy/scratch": np.zeros(3)}
-        one |= {"keep": keep, "quality": 5 * keep[:, 0] - 5.0 * keep[:, 1] + rng.normal(size=60)}
+        one |= {"keep": keep, "quality": -9.0 * keep[:, 1] + 0.1 * rng.normal(size=60)}
         one |= {"bad": np.array([False, True, False, False]), "influence": np.array([1.0, -1, 0, 0])}
         one |= {"size": np.array([1, 2, 3, 4]), "likeness": np.array([1.0, 1, 1, 1])}
         one |= {f"precision/{k}": np.full(3, v) for k, v in {"influence": 0.5, "pixels": 0.75, "chance": 0.25}.items()}
@@ -289,7 +307,8 @@ def test_metrics_by_hand():
     assert value["auc/unlike/planted"] == 0.5
     assert value["precision_gain/top_influence_minus_random"] == pytest.approx(0.25)
     assert value["precision_gain/top_influence_minus_pixels"] == pytest.approx(-0.25)
-    assert value["share_below/holm"] >= 0.25  # class 1 in every study
+    assert value["share_below/holm"] == 0.25  # class 1 in every study, and no other
+    assert value["share_above/holm"] > 0.25
     assert value["pearson/split_half"] > 0.8
     assert found["accuracy/full/toy"].over == "studies"
     assert "accuracy/drop_planted/toy" not in found
