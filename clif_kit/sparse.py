@@ -8,9 +8,7 @@ r"""A whole elastic-net path of a last layer on frozen features: from no weight 
 not penalised, X is standardised. At :math:`\lambda_{max}` every weight is zero. Wong, Santurkar & Madry, "Leveraging
 sparse linear layers for debuggable deep networks" (ICML 2021), section 2.
 
-**How.** Proximal gradient steps with momentum (FISTA, Beck & Teboulle 2009) for all penalties side by side, so that
-each step is two matrix products; the momentum of a penalty starts again where it points uphill (O'Donoghue & Candès
-2015). Single precision first, then double. A point is done when the Karush-Kuhn-Tucker conditions hold to ``tol``.
+How the minimum is found: :mod:`clif_kit.proximal`.
 """
 
 import math
@@ -21,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-EVERY = 10  # steps between two looks at the conditions
-ROUGH = 1e-4  # of the largest gradient: what single precision is asked for before double takes over
+from clif_kit.proximal import solve_path
 
 
 class NotConverged(RuntimeError):
@@ -107,7 +104,7 @@ def elastic_net_path(
     n_lambdas: int = 50,
     eps: float = 0.01,
     lambdas: Sequence[float] | Tensor | None = None,
-    tol: float = 1e-6,
+    tol: float = 1e-5,
     max_steps: int = 20_000,
     progress: bool | Callable[[str], None] = False,
 ) -> Path:
@@ -122,7 +119,7 @@ def elastic_net_path(
         eps: The last penalty as a share of :math:`\lambda_{max}`.
         lambdas: Penalties instead of those.
         tol: Largest miss of the conditions, as a share of the largest gradient of the empty layer.
-        max_steps: Steps of each precision.
+        max_steps: Steps of ten neighbouring points together.
         progress: True prints how many points are done; or a function of a line.
 
     Raises:
@@ -147,24 +144,14 @@ def elastic_net_path(
         if not len(grid) or not (grid > 0).all() or not (grid.diff() < 0).all():
             raise ValueError("lambdas must be positive and fall from one to the next")
     say = print if progress is True else progress or (lambda _: None)
-    scale = top * max(l1_ratio, 0.001)
-    k, outputs = len(grid), target.shape[1]
-    weights, bias = torch.zeros(k, outputs, x.shape[1]), _start(target).expand(k, -1).clone()
-    if tol < ROUGH:
-        weights, bias, _ = _fista(
-            x.float(), target.float(), grid.float(), l1_ratio, weights, bias.float(), ROUGH * scale, max_steps, say
-        )
-    weights, bias, residual = _fista(
-        x, target, grid, l1_ratio, weights.double(), bias.double(), tol * scale, max_steps, say
-    )
-    residual = residual / scale
+    layers, residual = solve_path(x, target, grid, l1_ratio, tol, top * max(l1_ratio, 0.001), max_steps, say)
     if not (residual <= tol).all():
-        missed = int((~(residual <= tol)).sum())
+        missed, worst = int((~(residual <= tol)).sum()), float(residual.max())
         raise NotConverged(
-            f"{missed} of {k} penalties miss the conditions of a minimum by up to {float(residual.max()):.1e} of the "
-            f"largest gradient after {max_steps} steps, wanted {tol:g}; standardise the features, or raise eps or tol"
+            f"{missed} of {len(grid)} penalties miss the conditions of a minimum after {max_steps} steps, by up to "
+            f"{worst:.1e} of the largest gradient, wanted {tol:g}; standardise the features, or raise eps or tol"
         )
-    return Path(grid, weights, bias, l1_ratio, residual)
+    return Path(grid, layers[..., :-1].contiguous(), layers[..., -1].contiguous(), l1_ratio, residual)
 
 
 def dense(
@@ -179,7 +166,7 @@ def dense(
         classes: C.
         ridges: To choose from, falling.
     """
-    path = elastic_net_path(x, y, classes=classes, l1_ratio=0.0, lambdas=ridges, tol=1e-5)
+    path = elastic_net_path(x, y, classes=classes, l1_ratio=0.0, lambdas=ridges)
     best = int(path.accuracy(*validation).argmax())
     keep = slice(best, best + 1)
     return Path(path.lambdas[keep], path.weights[keep], path.bias[keep], 0.0, path.residual[keep])
@@ -207,75 +194,6 @@ def select_sparse(path: Path, accuracies: Any, within: float) -> int:
         raise ValueError("accuracies must be shares between 0 and 1, and within is in points, at least 0")
     near = torch.nonzero(accuracies >= accuracies.max() - within / 100 - 1e-12).flatten().tolist()
     return min(near, key=lambda i: (int(path.nonzero[i]), -float(accuracies[i]), i))
-
-
-def _fista(
-    x: Tensor, target: Tensor, lambdas: Tensor, ratio: float, weights: Tensor, bias: Tensor, goal: float,
-    max_steps: int, say: Callable[[str], None],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Steps for all penalties until each meets the conditions to ``goal``; layers and residuals."""
-    residuals = torch.full_like(lambdas, float("inf"), dtype=torch.float64)
-    curved = 0.25 if target.shape[1] == 1 else 0.5  # the largest curvature of the loss in its logits
-    ones = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    step = 1 / (curved * _largest_eigenvalue(ones) * 1.0001)
-    layers = torch.cat([weights, bias[..., None]], 2)  # (k, C, d + 1)
-    left = torch.arange(len(lambdas))
-    old, ahead, speed = layers.clone(), layers.clone(), torch.ones(len(lambdas), dtype=x.dtype)
-    for done in range(max_steps + 1):
-        if done % EVERY == 0:
-            missed = _residual(_gradient(ones, target, old), old, lambdas[left], ratio)
-            layers[left], residuals[left] = old, missed.double()
-            keep = missed > goal
-            if done == max_steps or not keep.any():
-                break
-            if not keep.all():
-                left, old, ahead, speed = left[keep], old[keep], ahead[keep], speed[keep]
-            if done % (20 * EVERY) == 0:
-                say(f"{len(lambdas) - len(left)} of {len(lambdas)} penalties done after {done} steps")
-        new = _shrink(ahead - step * _gradient(ones, target, ahead), step * lambdas[left], ratio)
-        move = new - old
-        uphill = ((ahead - new) * move).sum((1, 2)) > 0
-        speed = torch.where(uphill, torch.ones_like(speed), speed)
-        following = (1 + torch.sqrt(1 + 4 * speed**2)) / 2
-        push = torch.where(uphill, torch.zeros_like(speed), (speed - 1) / following)
-        old, ahead, speed = new, new + push[:, None, None] * move, following
-    return layers[..., :-1], layers[..., -1], residuals
-
-
-def _gradient(x: Tensor, target: Tensor, layers: Tensor) -> Tensor:
-    """Of the mean loss in each layer, shape ``(k, C, d + 1)``."""
-    k, outputs, _ = layers.shape
-    logits = (x @ layers.flatten(0, 1).T).unflatten(1, (k, outputs))  # (n, k, C)
-    given = torch.sigmoid(logits) if outputs == 1 else torch.softmax(logits, 2)
-    return ((given - target[:, None]).flatten(1).T @ x / len(x)).unflatten(0, (k, outputs))
-
-
-def _shrink(layers: Tensor, amount: Tensor, ratio: float) -> Tensor:
-    """The proximal step of the penalty; the last column, the bias, stays."""
-    weights, amount = layers[..., :-1], amount[:, None, None]
-    shrunk = torch.sign(weights) * (weights.abs() - ratio * amount).clamp(min=0) / (1 + (1 - ratio) * amount)
-    return torch.cat([shrunk, layers[..., -1:]], 2)
-
-
-def _residual(gradient: Tensor, layers: Tensor, lambdas: Tensor, ratio: float) -> Tensor:
-    """How far zero is from the subdifferential, largest over the entries, shape ``(k,)``."""
-    weights, lambdas = layers[..., :-1], lambdas[:, None, None]
-    slope = gradient[..., :-1] + (1 - ratio) * lambdas * weights
-    used = (slope + ratio * lambdas * torch.sign(weights)).abs()
-    idle = (slope.abs() - ratio * lambdas).clamp(min=0)
-    missed = torch.where(weights != 0, used, idle).amax((1, 2))
-    return torch.maximum(missed, gradient[..., -1].abs().amax(1))
-
-
-def _largest_eigenvalue(x: Tensor) -> float:
-    """Of ``x.T @ x / n``."""
-    return float(torch.linalg.eigvalsh((x.T @ x / len(x)).double())[-1])
-
-
-def _start(target: Tensor) -> Tensor:
-    """The bias of the empty layer, shape ``(C,)``."""
-    share = target.mean(0)
-    return torch.logit(share) if len(share) == 1 else share.log() - share.log().mean()
 
 
 def _matrix(x: Any) -> Tensor:
