@@ -1,14 +1,17 @@
 r"""Linear layers under an elastic net for many penalties side by side, to the conditions of a minimum.
 
-.. math:: W \leftarrow S_{\lambda a t}\bigl(V - t \nabla L(V)\bigr) / (1 + \lambda (1 - a) t), \qquad
-          S_c(v) = \mathrm{sign}(v) \max(|v| - c, 0), \qquad t = 1 / (\kappa \, \sigma_{max}(X)^2 / n)
+.. math:: W \leftarrow \arg\min_V \; \langle \nabla L(W), V - W \rangle + \tfrac12 \langle V - W, H (V - W) \rangle
+          + \lambda \Bigl(\frac{1 - a}2 \|V\|_2^2 + a \|V\|_1\Bigr), \qquad
+          H_c = \frac1n \sum_i p_{ic} (1 - p_{ic}) \, x_i x_i^\top
 
-L is the mean cross-entropy, V the layer pushed ahead by momentum (FISTA, Beck & Teboulle 2009), :math:`\kappa` the
-largest curvature of the loss in its logits: 1/4 for one logistic output, 1/2 for a softmax. The momentum of a penalty
-starts again where it points uphill (O'Donoghue & Candès 2015).
+L is the mean cross-entropy and p its probabilities. Penalties go in groups from strong to weak; the layers of a group
+share H, so that a step is two matrix products with the data for all of them. A model whose minimum is no better is
+made steeper: for a softmax, where 2 H bounds the curvature, once is enough. The minimum of a model is found without the
+data, by proximal steps with momentum (FISTA, Beck & Teboulle 2009) that starts again where it points uphill (O'Donoghue
+& Candès 2015).
 
-Penalties go in groups from strong to weak. A group sees the features that its predecessor uses and those whose gradient
-asks to be let in, in single precision; then double precision looks at all features, lets in who was missed, and ends.
+A group sees the features that its predecessor uses and those whose gradient asks to be let in; in the end all features
+are looked at. Where H would be too large, the proximal steps are taken on the loss itself.
 """
 
 from collections.abc import Callable
@@ -20,8 +23,11 @@ from torch import Tensor
 
 GROUP = 10  # penalties side by side
 EVERY = 10  # steps between two looks at the conditions
-SINGLE = 3e-5  # of the largest gradient: single precision is not asked for less
-PATIENCE = 1000  # steps after which single precision hands over in any case
+NEAR = 0.9  # share of the threshold from which a feature is let in
+INNER, INSIDE = 0.05, 1000  # how far the miss falls in a model, and its steps
+REFRESH = 4  # models with one curvature
+STEEPEST = 1e6  # a model that steep says that rounding decides
+LARGEST = 20_000_000  # entries of the curvature; beyond it, momentum on the loss itself
 SMALL = 512  # columns up to which eigenvalues are computed outright
 
 
@@ -55,7 +61,7 @@ def solve_path(
     found, missed = [], []
     for group in lambdas.double().split(GROUP):
         layers = layer.expand(len(group), -1, -1).clone()
-        layers, residuals = _solve_group(x, single, target, group, ratio, tol * scale, scale, max_steps, layers)
+        layers, residuals = _solve_group(x, single, target, group, ratio, tol * scale, max_steps, layers)
         found.append(layers)
         missed.append(residuals / scale)
         layer = layers[-1]
@@ -64,53 +70,121 @@ def solve_path(
 
 
 def _solve_group(
-    x: Tensor, single: Tensor, target: Tensor, lambdas: Tensor, ratio: float, goal: float, scale: float,
-    max_steps: int, layers: Tensor,
+    x: Tensor, single: Tensor, target: Tensor, lambdas: Tensor, ratio: float, goal: float, max_steps: int,
+    layers: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Steps in single precision, then in double, on the features let in so far, until all features are content."""
-    inside, left, rough = torch.zeros(x.shape[1], dtype=torch.bool), max_steps, max(goal / 2, SINGLE * scale)
+    """Steps on the features let in so far, until all features are content; layers and residuals."""
+    inside = torch.zeros(x.shape[1], dtype=torch.bool)
     while True:
         gradient = _gradient(x, target, layers)
-        residuals = _residual(gradient, layers, lambdas, ratio).amax((1, 2))
-        if left <= 0 or (residuals <= goal).all():
+        residuals = _residual(gradient, layers, lambdas, ratio)
+        if max_steps <= 0 or (residuals <= goal).all():
             return layers, residuals
-        # a share of the wish to come in: whoever is close to the edge is let in before it asks
-        asks = (gradient[..., :-1].abs().amax(1) > 0.9 * ratio * lambdas[:, None]).any(0)
-        new = torch.cat([asks | (layers[..., :-1] != 0).any(0).any(0), torch.ones(1, dtype=torch.bool)])
-        grown, inside = bool((new & ~inside).any()), inside | new
-        part = layers[..., inside]
-        if grown:
-            part, steps = _fista(
-                single[:, inside], target.float(), lambdas.float(), ratio, part.float(), rough, min(left, PATIENCE)
+        # whoever is close to the edge is let in before it asks
+        asks = (gradient[..., :-1].abs().amax(1) > NEAR * ratio * lambdas[:, None]).any(0)
+        inside[:-1] |= asks | (layers[..., :-1] != 0).any(0).any(0)
+        inside[-1] = True
+        if target.shape[1] * int(inside.sum()) ** 2 <= LARGEST:
+            part, steps = _newton(
+                x[:, inside], single[:, inside], target, lambdas, ratio, layers[..., inside], goal / 2, max_steps
             )
         else:
-            part, steps = _fista(x[:, inside], target, lambdas, ratio, part, goal / 2, left)
-        layers, left = torch.zeros_like(layers), left - steps
-        layers[..., inside] = part.double()
+            part, steps = _gradient_steps(
+                x[:, inside], target, lambdas, ratio, layers[..., inside], goal / 2, max_steps
+            )
+        layers, max_steps = torch.zeros_like(layers), max_steps - max(steps, 1)
+        layers[..., inside] = part
+
+
+def _gradient_steps(
+    x: Tensor, target: Tensor, lambdas: Tensor, ratio: float, layers: Tensor, goal: float, max_steps: int
+) -> tuple[Tensor, int]:
+    """Momentum on the loss itself: little memory, many passes over the data."""
+    step = torch.full_like(lambdas, 1 / ((0.25 if target.shape[1] == 1 else 0.5) * largest_eigenvalue(x)))
+    goals = torch.full_like(lambdas, goal)
+    return _fista(lambda at, _: _gradient(x, target, at), step, lambdas, ratio, layers, goals, max_steps)
+
+
+def _newton(
+    x: Tensor, single: Tensor, target: Tensor, lambdas: Tensor, ratio: float, layers: Tensor, goal: float,
+    max_steps: int,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Minima of quadratic models that share their curvature; a model whose minimum is no better is made steeper."""
+    layers, old, left = layers.clone(), layers.clone(), torch.arange(len(lambdas))
+    steep, value, slope = torch.ones_like(lambdas), torch.full_like(lambdas, torch.inf), torch.zeros_like(layers)
+    trial, since, refresh = old, 0, True
+    for done in range(max_steps + 1):
+        given, slopes, values = _evaluate(x, target, trial, lambdas[left], ratio)
+        better = values <= value + 1e-13 * value.abs().clamp(max=1)
+        old, value = torch.where(better[:, None, None], trial, old), torch.where(better, values, value)
+        slope, steep = torch.where(better[:, None, None], slopes, slope), torch.where(better, steep, 2 * steep)
+        layers[left] = old
+        missed = _residual(slope, old, lambdas[left], ratio)
+        keep = missed > goal
+        if done == max_steps or not keep.any() or steep.max() > STEEPEST:
+            break
+        left, old, value, slope, steep, missed = (v[keep] for v in (left, old, value, slope, steep, missed))
+        if refresh or since == REFRESH:
+            curvature = _curvature(single, given[:, keep])
+            top, refresh, since = torch.linalg.eigvalsh(curvature)[:, -1].max() * 1.0001, False, 0
+            steep = torch.ones_like(steep)
+        since += 1
+
+        def model(at: Tensor, rows: Tensor, old=old, slope=slope, steep=steep, curvature=curvature) -> Tensor:
+            return slope[rows] + steep[rows, None, None] * torch.einsum("kcd,cde->kce", at - old[rows], curvature)
+
+        goals = (missed * INNER).clamp(min=goal / 4)
+        trial, _ = _fista(model, 1 / (steep * top), lambdas[left], ratio, old, goals, INSIDE)
+    return layers, done
 
 
 def _fista(
-    x: Tensor, target: Tensor, lambdas: Tensor, ratio: float, layers: Tensor, goal: float, max_steps: int
-) -> tuple[Tensor, int]:
-    """Steps until each penalty meets the conditions to ``goal``; layers, and how many steps there were."""
-    step = 1 / ((0.25 if target.shape[1] == 1 else 0.5) * largest_eigenvalue(x))
+    gradient: Callable[[Tensor, Tensor], Tensor], step: Tensor, lambdas: Tensor, ratio: float, layers: Tensor,
+    goals: Tensor, max_steps: int,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Proximal steps with momentum until each penalty meets the conditions to its goal; layers, and the steps."""
     left, layers = torch.arange(len(lambdas)), layers.clone()
-    old, ahead, speed = layers.clone(), layers.clone(), torch.ones(len(lambdas), dtype=x.dtype)
+    old, ahead, speed = layers.clone(), layers.clone(), torch.ones_like(lambdas)
     for done in range(max_steps + 1):
         if done % EVERY == 0 or done == max_steps:
             layers[left] = old
-            keep = _residual(_gradient(x, target, old), old, lambdas[left], ratio).amax((1, 2)) > goal
+            keep = _residual(gradient(old, left), old, lambdas[left], ratio) > goals[left]
             if done == max_steps or not keep.any():
                 break
             left, old, ahead, speed = left[keep], old[keep], ahead[keep], speed[keep]
-        new = _shrink(ahead - step * _gradient(x, target, ahead), step * lambdas[left], ratio)
+        slope = gradient(ahead, left)
+        new = _shrink(ahead - step[left, None, None] * slope, step[left] * lambdas[left], ratio)
         move = new - old
         uphill = ((ahead - new) * move).sum((1, 2)) > 0
         speed = torch.where(uphill, torch.ones_like(speed), speed)
         following = (1 + torch.sqrt(1 + 4 * speed**2)) / 2
         push = torch.where(uphill, torch.zeros_like(speed), (speed - 1) / following)
         old, ahead, speed = new, new + push[:, None, None] * move, following
-    return layers, max(done, 1)
+    return layers, done
+
+
+def _evaluate(
+    x: Tensor, target: Tensor, layers: Tensor, lambdas: Tensor, ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities ``(n, k, C)``, gradient of the mean loss ``(k, C, d + 1)``, loss with penalty ``(k,)``."""
+    k, outputs, _ = layers.shape
+    logits = (x @ layers.flatten(0, 1).T).unflatten(1, (k, outputs))  # (n, k, C)
+    if outputs == 1:
+        given, total = torch.sigmoid(logits), torch.nn.functional.softplus(logits[..., 0])
+    else:
+        total = torch.logsumexp(logits, 2)
+        given = torch.exp(logits - total[..., None])
+    slope = ((given - target[:, None]).flatten(1).T @ x / len(x)).unflatten(0, (k, outputs))
+    loss = total.mean(0) - torch.einsum("nkc,nc->k", logits, target) / len(x)
+    weights = layers[..., :-1]
+    cost = (1 - ratio) / 2 * weights.square().sum((1, 2)) + ratio * weights.abs().sum((1, 2))
+    return given, slope, loss + lambdas * cost
+
+
+def _curvature(x: Tensor, given: Tensor) -> Tensor:
+    """A matrix for each output, shape ``(C, d + 1, d + 1)``, at the middle of the given probabilities."""
+    spread = (given * (1 - given)).mean(1).float()
+    return torch.stack([(x * one[:, None]).T @ x for one in spread.T]).double() / len(x)
 
 
 def _gradient(x: Tensor, target: Tensor, layers: Tensor) -> Tensor:
@@ -129,12 +203,13 @@ def _shrink(layers: Tensor, amount: Tensor, ratio: float) -> Tensor:
 
 
 def _residual(gradient: Tensor, layers: Tensor, lambdas: Tensor, ratio: float) -> Tensor:
-    """How far zero is from the subdifferential, entry by entry, shape ``(k, C, d + 1)``."""
+    """How far zero is from the subdifferential, the largest entry of each layer, shape ``(k,)``."""
     weights, lambdas = layers[..., :-1], lambdas[:, None, None]
     slope = gradient[..., :-1] + (1 - ratio) * lambdas * weights
     used = (slope + ratio * lambdas * torch.sign(weights)).abs()
     idle = (slope.abs() - ratio * lambdas).clamp(min=0)
-    return torch.cat([torch.where(weights != 0, used, idle), gradient[..., -1:].abs()], 2)
+    missed = torch.cat([torch.where(weights != 0, used, idle), gradient[..., -1:].abs()], 2)
+    return missed.amax((1, 2))
 
 
 def largest_eigenvalue(x: Tensor) -> float:

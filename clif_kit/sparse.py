@@ -104,7 +104,7 @@ def elastic_net_path(
     n_lambdas: int = 50,
     eps: float = 0.01,
     lambdas: Sequence[float] | Tensor | None = None,
-    tol: float = 1e-5,
+    tol: float = 1e-6,
     max_steps: int = 20_000,
     progress: bool | Callable[[str], None] = False,
 ) -> Path:

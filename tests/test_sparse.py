@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from clif_kit import proximal
 from clif_kit.insertion import insertion_test, top_words, wilson, word_means
 from clif_kit.sparse import NotConverged, Path, dense, elastic_net_path, lambda_max, select_sparse, standardise
 
@@ -87,6 +88,29 @@ def test_at_the_largest_penalty_all_weights_are_zero_and_just_below_not(classes)
     by_hand = max(abs(float(x[:, j].numpy() @ (one_hot[:, c] - one_hot[:, c].mean()))) / len(y) / 0.99
                   for j in range(x.shape[1]) for c in range(classes))  # fmt: skip
     assert math.isclose(top, by_hand, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_both_ways_to_the_minimum_end_in_one_place(classes, monkeypatch):
+    x, y = data(classes, seed=2)
+    models = elastic_net_path(x, y, classes=classes, n_lambdas=4, eps=0.05)
+    monkeypatch.setattr(proximal, "LARGEST", 0)
+    steps = elastic_net_path(x, y, classes=classes, n_lambdas=4, eps=0.05)
+    assert (models.weights != steps.weights).any()  # another way
+    assert (models.weights - steps.weights).abs().max() < 1e-4
+    assert (models.bias - steps.bias).abs().max() < 1e-4
+
+
+def test_more_features_than_examples_and_separable_classes():
+    """The penalty keeps the layer finite; the largest eigenvalue is found without the matrix."""
+    rng = np.random.default_rng(0)
+    (x,) = standardise(rng.normal(size=(600, 530)))
+    assert proximal.largest_eigenvalue(x) >= torch.linalg.matrix_norm(x, 2) ** 2 / 600 * (1 - 1e-9)
+    assert proximal.largest_eigenvalue(x) < torch.linalg.matrix_norm(x, 2) ** 2 / 600 * 1.05
+    x, y = x[:30, :60], torch.arange(30) % 3
+    path = elastic_net_path(x, y, classes=3, n_lambdas=5, eps=0.02)
+    assert path.accuracy(x, y)[-1] == 1
+    assert (path.residual <= 1e-6).all()
 
 
 def test_one_feature_has_a_closed_form():
