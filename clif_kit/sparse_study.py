@@ -57,7 +57,7 @@ class Setting:
     within: float = 0.5
     l1_ratio: float = 0.99
     n_lambdas: int = 30
-    eps: float = 0.02
+    eps: float = 0.005
     tries: int = 60
     top: int = 10
     target: int = 3

@@ -22,9 +22,9 @@ from clif_kit.train import fit
 
 IDENTITY = (  # neutral words for groups of people; which way each leans is counted in the training texts
     "black", "white", "gay", "lesbian", "muslim", "islam", "jewish", "jew", "jews", "christian", "christianity",
-    "catholic", "hindu", "atheist", "women", "woman", "female", "girl", "male", "men", "american", "americans",
+    "catholic", "hindu", "atheist", "women", "woman", "female", "girl", "man", "male", "men", "american", "americans",
     "african", "asian", "mexican", "arab", "indian", "chinese", "irish", "turkish", "russian", "german", "immigrants",
-    "blind", "disabled",
+    "blind", "disabled", "young", "homosexual",
 )  # fmt: skip
 Texts = tuple[str, ...]
 
@@ -96,7 +96,7 @@ def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: floa
         least: Training texts that must hold an identity term before it counts (real tasks).
 
     Raises:
-        ValueError: As the generator or ``text_task``, or if fewer than one term leans to each side.
+        ValueError: As the generator or ``text_task``, or if no identity term leans to either class.
 
     >>> toxic_texts("planted", (40, 20, 20), seed=0).control["black"]
     'tall'
@@ -112,8 +112,8 @@ def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: floa
     texts = {name: tuple(frame["text"]) for name, frame in frames.items()}
     y = {name: frame["label"].to_numpy() for name, frame in frames.items()}
     sides, control = lean(texts["train"], y["train"], IDENTITY, least)
-    if not (sides["toxic"] and sides["clean"]):
-        raise ValueError(f"{task}: no identity term leans to each class among {sizes[0]} texts; ask for more of them")
+    if not control:
+        raise ValueError(f"{task}: no identity term leans to a class among {sizes[0]} texts; ask for more of them")
     return ToxicTexts(texts, y, sides, control, cut.offensive)
 
 
