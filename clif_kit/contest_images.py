@@ -51,6 +51,12 @@ class ImageModel:
     checkpoints: tuple[train.Checkpoint, ...]
 
     @property
+    def digest(self) -> str:
+        """Of the data and the penalty: what a stored score of another library must be for."""
+        arrays = (self.x, self.y, self.x_test, self.y_test)
+        return fingerprint("images", *(value.numpy() for value in arrays), self.l2)[:16]
+
+    @property
     def net(self) -> models.Net:
         """The classifier."""
         return models.logistic(self.x.shape[1], 10)

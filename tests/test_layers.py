@@ -159,7 +159,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "baselines contest curvature datasets deletion deletion_ranks gradients influence models retrain solvers store "
         "tracin_layers train",
     ),
-    "contest_texts": (3.1, "contest deletion text_scores text_study text_tasks text_truth train"),
+    "contest_texts": (3.1, "contest deletion store text_scores text_study text_tasks text_truth train"),
     "contest_words": (
         3.2,
         "contest corpora deletion sentence_stream sgns_objective sgns_train skipgram weat word_influence word_study "
