@@ -1,7 +1,7 @@
 """Influence on a linear classifier by captum, dattri and kronfluence. Imported in the rivals' environment only.
 
 The classifier is the whole image model, or the last layer of a text model at its last checkpoint. Each library
-The classifier is the whole image model, or the last layer of a text model at its last checkpoint. Each library
+gets all data in one batch, double precision, and the damping that our score has. None gives the penalty's share of a
 training gradient, so what they compute is our ``inf_last``; kronfluence's curvature is an approximation (EK-FAC).
 """
 

@@ -137,6 +137,7 @@ def score_all(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Cost]]:
         ValueError: Naming the method.
     """
     scores, costs = {}, {}
+    gc.collect()
     for name, scorer in task.scorers.items():
         values, cost = measure(scorer)
         values = np.asarray(values, dtype=np.float64)
@@ -220,7 +221,6 @@ def measure(compute: Callable[[], np.ndarray], *, budget: float = 0.5, repeats: 
 
 def _forget_peak() -> int | None:
     """Give free memory back, reset the peak, and return the resident kilobytes; None where there is no such thing."""
-    gc.collect()
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -182,15 +182,16 @@ def test_a_clear_lead_wins_and_a_small_one_does_not():
 def test_the_margin_few_units_and_controls_stop_a_winner():
     far = {"a": 1.0, "b": 0.3, "cheap": 0.0}
     assert ruled(measured(far), {"drop05": 0.8}).winner is None
-    assert ruled(measured(far, n=FEWEST - 1)).reason == f"{FEWEST - 1} units are too few"
+    assert ruled(measured(far, n=FEWEST - 1)).reason == f"too few: {FEWEST - 1} test points"
     assert ruled(measured({"same_class_random": 1.0, "b": 0.3, "cheap": 0.0})).reason == "a control leads"
     with pytest.raises(ValueError, match="'drop05' is missing or negative"):
         ruled(measured(far), {})
 
 
 def test_a_twin_is_no_runner_up_and_the_baseline_may_win():
-    twins = [frozenset({"a", "twin"})]
-    assert ruled(measured({"a": 1.0, "twin": 1.0, "cheap": 0.0}), same=twins).winner == "a"
+    one = measured({"twin": 1.01, "a": 1.0, "cheap": 0.0})
+    assert ruled(one, same={"t": ["a", "twin", "absent"]}).winner == "a"
+    assert ruled(one, same={"other": ["a", "twin"]}).winner is None
     own = ruled(measured({"cheap": 1.0, "b": 0.0}))
     assert own.winner == "cheap"
     assert own.p_cheap is None
