@@ -154,9 +154,10 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "corpora deletion_metrics deletion_study explorer report text_scores text_study text_tokens tracin train",
     ),
     "contest": (2, "deletion deletion_ranks"),
+    "contest_datamodels": (0, ""),
     "contest_images": (
         3,
-        "baselines contest curvature datasets deletion deletion_ranks gradients influence models retrain solvers store "
+        "baselines contest contest_datamodels curvature datasets deletion deletion_ranks gradients influence models retrain solvers store "
         "tracin_layers train",
     ),
     "contest_texts": (3.1, "contest deletion store text_scores text_study text_tasks text_truth train"),
