@@ -157,8 +157,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "contest_datamodels": (0, ""),
     "contest_images": (
         3,
-        "baselines contest contest_datamodels curvature datasets deletion deletion_ranks gradients influence models retrain solvers store "
-        "tracin_layers train",
+        "baselines contest contest_datamodels curvature datasets deletion deletion_ranks gradients influence models "
+        "retrain solvers store tracin_layers train",
     ),
     "contest_texts": (3.1, "contest deletion store text_scores text_study text_tasks text_truth train"),
     "contest_words": (
