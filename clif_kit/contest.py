@@ -9,10 +9,13 @@ Sign of a score: the predicted change of the query loss when the example is REMO
 
 import ctypes
 import gc
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -134,6 +137,7 @@ def score_all(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Cost]]:
         ValueError: Naming the method.
     """
     scores, costs = {}, {}
+    gc.collect()
     for name, scorer in task.scorers.items():
         values, cost = measure(scorer)
         values = np.asarray(values, dtype=np.float64)
@@ -143,7 +147,7 @@ def score_all(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Cost]]:
                 f"{task.name}: {name} gave {values.shape} with {bad} numbers that are not finite; "
                 f"needed are ({task.tests}, {task.n}): tests by training examples"
             )
-        scores[name], costs[name] = values, cost + task.paid.get(name, Cost(0.0, None))
+        scores[name], costs[name] = values, task.paid[name] + cost if name in task.paid else cost
     return scores, costs
 
 
@@ -164,6 +168,25 @@ def same_class_scores(labels: np.ndarray, test_labels: np.ndarray) -> np.ndarray
     """
     size = np.random.default_rng(SIGNS_SEED).uniform(0.01, 1, size=(len(test_labels), len(labels)))
     return np.where(np.asarray(labels) == np.asarray(test_labels)[:, None], size, -size)
+
+
+def with_peers(task: Task, path: str | Path, digest: str) -> tuple[Task, dict[str, str]]:
+    """The task with the stored scores of other libraries as further methods, and their versions, by name.
+
+    The file is what ``benchmarks/contest_peers.py`` writes. Its scores count for the same data and settings only, which
+    ``digest`` stands for; for others the task comes back as it was, with no versions.
+
+    Args:
+        task: Their scores must be of its shape.
+        path: Of the file. It may be missing.
+        digest: Of data and settings.
+    """
+    stored = json.loads(Path(path).read_text("utf-8"))["tasks"] if Path(path).exists() else {}
+    found = stored.get(digest, {})
+    scorers = {name: partial(np.asarray, peer["scores"]) for name, peer in found.items()}
+    paid = {name: Cost(peer["seconds"], None) for name, peer in found.items()}
+    versions = {name: peer["version"] for name, peer in found.items()}
+    return replace(task, scorers={**task.scorers, **scorers}, paid={**task.paid, **paid}), versions
 
 
 # ---- the price
@@ -198,7 +221,6 @@ def measure(compute: Callable[[], np.ndarray], *, budget: float = 0.5, repeats: 
 
 def _forget_peak() -> int | None:
     """Give free memory back, reset the peak, and return the resident kilobytes; None where there is no such thing."""
-    gc.collect()
     if not sys.platform.startswith("linux"):
         return None
     try:

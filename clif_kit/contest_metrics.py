@@ -189,7 +189,7 @@ class Ruling:
 
 def rule(
     found: Mapping[str, Mapping[str, Measured]], cheap: Mapping[str, str], margins: Mapping[str, float], *,
-    level: float = 0.05, same: Sequence[frozenset[str]] = (),
+    level: float = 0.05, same: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Ruling]:  # fmt: skip
     """Name winners, by the rule in the module's first lines.
 
@@ -198,7 +198,8 @@ def rule(
         cheap: By task, its cheap baseline.
         margins: By measure, the least lead that counts.
         level: Of the corrected p-values.
-        same: Methods that are one formula; a twin is no runner-up.
+        same: By task, methods that are one formula: none of them is the runner-up of another, the first one there is
+            stands for all.
 
     Raises:
         ValueError: If a margin is missing or negative.
@@ -209,16 +210,19 @@ def rule(
     for task, one in found.items():
         for what, measured in one.items():
             order = sorted(measured.value, key=lambda name: -measured.value[name])
-            best = order[0]
-            second = next(name for name in order[1:] if not any({best, name} <= twins for twins in same))
+            twins = [name for name in (same or {}).get(task, ()) if name in order]
+            best = twins[0] if order[0] in twins else order[0]
+            second = next(name for name in order if name != best and not {best, name} <= set(twins))
             rivals = [second] + [cheap[task]] * (best != cheap[task])
             p += [measured.p_value(best, rival, margins[what]) for rival in rivals]
-            rows.append((task, what, best, second, len(rivals), measured.n))
+            rows.append((task, what, best, second, len(rivals), measured))
     corrected, out = iter(holm(p).tolist()), []
-    for task, what, best, second, rivals, n in rows:
+    for task, what, best, second, rivals, measured in rows:
         p_second, p_cheap = next(corrected), next(corrected) if rivals == 2 else None
         doubts = [name for name, value in ((second, p_second), (cheap[task], p_cheap or 0.0)) if value >= level]
-        reason = f"{n} units are too few" if n < FEWEST else " and ".join(dict.fromkeys(doubts))
+        reason = (
+            f"too few: {measured.n} {measured.over}" if measured.n < FEWEST else " and ".join(dict.fromkeys(doubts))
+        )
         if best in CONTROLS:
             reason = "a control leads"
         out.append(Ruling(task, what, best, second, p_second, p_cheap, None if reason else best, reason))

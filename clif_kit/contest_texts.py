@@ -13,6 +13,7 @@ from pathlib import Path
 from clif_kit import deletion
 from clif_kit.contest import Task, random_scores, same_class_scores
 from clif_kit.deletion import Plan
+from clif_kit.store import fingerprint
 from clif_kit.text_scores import text_scores
 from clif_kit.text_study import Recipe, TextStudy, make_text_study, retrain_text, train_text
 from clif_kit.text_tasks import text_task
@@ -20,6 +21,7 @@ from clif_kit.text_truth import truth_store
 from clif_kit.train import Fitted
 
 METHODS = ("tr_we", "tr_last", "inf_last", "rep", "embedding", "tfidf", "bm25")
+DAMPING = 1e-3  # of influence on the last layer
 SCORING_SEED = 1000  # no retraining has it: no score knows the order of a judge's training
 
 
@@ -42,6 +44,13 @@ def text_study(
     task = text_task(data, train=n_train, val=n_val, test=n_test)
     recipe = Recipe(epochs=epochs, lr=lr, batch_size=32, optimizer="adam", checkpoints=min(2, epochs))
     return make_text_study(task, "cnn", recipe, max_length=max_length, width=width)
+
+
+def text_digest(study: TextStudy) -> str:
+    """Of the data and the recipe: what a stored score of another library must be for."""
+    texts = [array for tokens in (study.train, study.test) for array in (tokens.ids, tokens.parts)]
+    labels = [study.labels(split) for split in ("train", "test")]
+    return fingerprint("texts", *texts, *labels, vars(study.recipe))[:16]
 
 
 def score_run(study: TextStudy) -> Fitted:
@@ -68,7 +77,7 @@ def text_contest(study: TextStudy, fitted: Fitted, *, seeds: int, folder: str | 
     n, q = len(labels), len(asked)
 
     def one(name: str):
-        return text_scores(study, fitted, [name])[name]
+        return text_scores(study, fitted, [name], damping=DAMPING)[name]
 
     scorers = {name: partial(one, name) for name in METHODS}
     scorers["same_class_random"] = partial(same_class_scores, labels, asked)

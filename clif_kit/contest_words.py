@@ -45,14 +45,16 @@ def word_contest_study(
         width: Of the vectors.
         l2: Penalty of the deterministic model, above 0.
         test_count: Occurrences that a test word needs.
-        most: Only the first so many of the sentences. 0: all.
+        most: Only so many of the sentences, evenly spread. 0: all.
 
     Raises:
         ValueError: If the corpus can answer no test.
     """
     tests = {name: weat.TESTS[name] for name in TESTS}
     chosen = about_tests(sentences, tests.values())
-    few = sentences.select(chosen[:most] if most else chosen)
+    if 0 < most < len(chosen):
+        chosen = chosen[np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+    few = sentences.select(chosen)
     study = make_study(few, tests, size=size, min_count=2, test_count=test_count)
     if not study.tests:
         raise ValueError("no bias test can be answered: " + "; ".join(study.unavailable.values()))
@@ -60,7 +62,7 @@ def word_contest_study(
 
 
 def word_task(
-    study: Study, objective: CorpusObjective, best: Fit, name: str, *, folder: str | Path | None, repeats: int = 1,
+    study: Study, objective: CorpusObjective, best: Fit, name: str, *, folder: str | Path, repeats: int = 1,
     n_jobs: int = 1, data: Sequence[str] = (),
 ) -> Task:  # fmt: skip
     """The estimators of the word chapters, two counts of words, and training again without sets of sentences.

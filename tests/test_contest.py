@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from clif_kit import contest, contest_images, contest_metrics
+from clif_kit import contest, contest_datamodels, contest_images, contest_metrics
 from clif_kit.contest import Cost, Task, measure, play, score_all
 from clif_kit.contest_metrics import FEWEST, RESAMPLES, Measured, rank_measure, rule
 from clif_kit.contest_metrics import contest_metrics as metrics_of
@@ -182,15 +182,16 @@ def test_a_clear_lead_wins_and_a_small_one_does_not():
 def test_the_margin_few_units_and_controls_stop_a_winner():
     far = {"a": 1.0, "b": 0.3, "cheap": 0.0}
     assert ruled(measured(far), {"drop05": 0.8}).winner is None
-    assert ruled(measured(far, n=FEWEST - 1)).reason == f"{FEWEST - 1} units are too few"
+    assert ruled(measured(far, n=FEWEST - 1)).reason == f"too few: {FEWEST - 1} test points"
     assert ruled(measured({"same_class_random": 1.0, "b": 0.3, "cheap": 0.0})).reason == "a control leads"
     with pytest.raises(ValueError, match="'drop05' is missing or negative"):
         ruled(measured(far), {})
 
 
 def test_a_twin_is_no_runner_up_and_the_baseline_may_win():
-    twins = [frozenset({"a", "twin"})]
-    assert ruled(measured({"a": 1.0, "twin": 1.0, "cheap": 0.0}), same=twins).winner == "a"
+    one = measured({"twin": 1.01, "a": 1.0, "cheap": 0.0})
+    assert ruled(one, same={"t": ["a", "twin", "absent"]}).winner == "a"
+    assert ruled(one, same={"other": ["a", "twin"]}).winner is None
     own = ruled(measured({"cheap": 1.0, "b": 0.0}))
     assert own.winner == "cheap"
     assert own.p_cheap is None
@@ -259,15 +260,15 @@ def test_datamodels_find_the_weights_of_a_linear_target():
     kept, weights = rng.random((400, 15)) < 0.5, np.zeros((2, 15))
     weights[0, 3], weights[1, 7] = -2.0, 1.5  # keeping 3 lowers the first target: it helps
     targets = kept @ weights.T + 0.01 * rng.normal(size=(400, 2))
-    np.testing.assert_allclose(contest_images.lasso_datamodel(kept, targets), -weights, atol=0.05)
-    means = contest_images.difference_of_means(kept, targets)
+    np.testing.assert_allclose(contest_datamodels.lasso_datamodel(kept, targets), -weights, atol=0.05)
+    means = contest_datamodels.difference_of_means(kept, targets)
     loop = [[y[~kept[:, i]].mean() - y[kept[:, i]].mean() for i in range(15)] for y in targets.T]
     np.testing.assert_allclose(means, loop)
 
 
 def test_margin_targets_are_log_odds():
     p = np.array([0.001, 0.3, 0.999])
-    np.testing.assert_allclose(contest_images.margin_targets(-np.log(p)), -np.log(p / (1 - p)))
+    np.testing.assert_allclose(contest_datamodels.margin_targets(-np.log(p)), -np.log(p / (1 - p)))
 
 
 def test_images_without_penalty_or_of_an_unknown_set_are_refused():

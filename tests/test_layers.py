@@ -191,12 +191,13 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         "datasets parallel planted_toxicity sparse sparse_images sparse_metrics sparse_text store",
     ),
     "contest": (2, "deletion deletion_ranks"),
+    "contest_datamodels": (0, ""),
     "contest_images": (
         3,
-        "baselines contest curvature datasets deletion deletion_ranks gradients influence models retrain solvers store "
-        "tracin_layers train",
+        "baselines contest contest_datamodels curvature datasets deletion deletion_ranks gradients influence models "
+        "retrain solvers store tracin_layers train",
     ),
-    "contest_texts": (3.1, "contest deletion text_scores text_study text_tasks text_truth train"),
+    "contest_texts": (3.1, "contest deletion store text_scores text_study text_tasks text_truth train"),
     "contest_words": (
         3.2,
         "contest corpora deletion sentence_stream sgns_objective sgns_train skipgram weat word_influence word_study "
