@@ -168,6 +168,10 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         3.4,
         "evaluate own_check own_encoder own_report own_scores own_study own_texts own_vectors own_words",
     ),
+    "own_tracin": (
+        3.5,
+        "evaluate own_report own_run own_scores text_scores text_study text_tasks tracin train",
+    ),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
