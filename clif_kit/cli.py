@@ -143,6 +143,9 @@ def explain_command(
         Path | None, typer.Option(help="CSV of texts to explain.", show_default="some are held out")
     ] = None,
     model: Annotated[str, typer.Option(help="minilm, words (fast), or an encoder's folder or name.")] = "minilm",
+    method: Annotated[
+        str, typer.Option(help="influence, or tracin_we: a small CNN, 5,000 texts at most.")
+    ] = "influence",
     tests: Annotated[int, typer.Option(help="Texts to explain, at most.")] = 20,
     k: Annotated[int, typer.Option("--k", "-k", help="Training texts at either end.")] = 10,
     out: Annotated[Path, typer.Option(help="Folder for the answer; features are kept there, too.")] = Path("explained"),
@@ -157,25 +160,29 @@ def explain_command(
     A CSV with texts and labels becomes ranked training texts with the words that carry the score, labels to look at,
     and a check by removal: CSV files and one HTML page. Or: --corpus TEXT --words LISTS, with or without --vectors.
     """
-    from clif_kit import own_run
+    from clif_kit import own_run, own_tracin
     from clif_kit.solvers import NotConverged
     from clif_kit.store import StoreLocked
 
     if (file is None) == (words is None) or (words is not None and corpus is None):
         raise BadParameter("give a CSV file, or --corpus with --words")
+    if method not in ("influence", "tracin_we"):
+        raise BadParameter(f"no method {method!r}; there are: influence, tracin_we")
 
     def go_on(seconds: float) -> bool:
         asks = seconds > 60 and not yes and sys.stdin.isatty()
         return not dry and (not asks or typer.confirm("Go on?"))
 
+    options = {"text": text, "label": label, "test": test, "k": k, "tests": tests, "say": typer.echo}
     try:
         if words is not None:
             written = own_run.explain_words(corpus, words, out, vectors=vectors, k=k, say=typer.echo)
+        elif method == "tracin_we":
+            written = own_tracin.explain_tracin(file, out, **options, go_on=lambda: not dry)
         else:
             written = own_run.explain_texts(
-                file, out, text=text, label=label, test=test, model=model, k=k, tests=tests, say=typer.echo,
-                go_on=go_on, progress=sys.stderr.isatty(),
-            )  # fmt: skip
+                file, out, **options, model=model, go_on=go_on, progress=sys.stderr.isatty()
+            )
     except OSError as error:
         raise BadParameter(f"{error.filename or out}: {error.strerror or error}") from None
     except (ValueError, NotConverged, StoreLocked) as error:

@@ -39,7 +39,7 @@ def deletion_check(
         sets = {method: [np.argsort(-scores[method][at], kind="stable")[:m]] for method in METHODS}
         sets["same_class_random"] = [rng.choice(same, m, replace=False) for _ in range(draws)]
         for name, gone in sets.items():
-            found[name][at] = np.mean([_loss_without(study, q, rows) for rows in gone]) - study.test_losses()[q]
+            found[name][at] = np.mean([loss_without(study, q, rows) for rows in gone]) - study.test_losses()[q]
         found["removed"][at] = m
     return found
 
@@ -53,7 +53,8 @@ def check_intervals(found: dict[str, np.ndarray]) -> dict[str, Interval]:
     return means | {f"{name} minus random": gain for name, gain in gains.items()}
 
 
-def _loss_without(study: OwnStudy, q: int, gone: np.ndarray) -> float:
+def loss_without(study: OwnStudy, q: int, gone: np.ndarray) -> float:
+    """Loss of test text q in nats after training again without some texts."""
     keep = np.ones(len(study.train), dtype=bool)
     keep[gone] = False
     return float(losses(study.test_x[[q]], study.test_y[[q]], refit(study.layer, keep))[0])

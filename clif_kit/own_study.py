@@ -18,6 +18,7 @@ from clif_kit.own_layer import MAX_SIZE, Layer, choose_l2, fit_layer, losses, wi
 from clif_kit.own_texts import OwnTexts
 
 GRID = (1e-3, 1e-2, 1e-1)  # penalties to choose from, for features whose mean square is one
+WIDTH = 128  # main directions of an encoder's features that are kept
 MOST_SELF = 20_000  # texts whose self-influence is computed
 
 
@@ -125,7 +126,7 @@ def make_own_study(
 
 def layer_seconds(n: int, width: int, classes: int, checks: int, draws: int) -> float:
     """Roughly what everything after the features takes: operations counted, their speed measured."""
-    a, size = torch.ones(512, 512, dtype=torch.float64), classes * (min(width, MAX_SIZE // classes - 1) + 1)
+    a, size = torch.ones(512, 512, dtype=torch.float64), classes * (min(width, WIDTH, MAX_SIZE // classes - 1) + 1)
     began = time.perf_counter()
     a @ a
     each = (time.perf_counter() - began) / (2 * 512**3)
@@ -135,9 +136,9 @@ def layer_seconds(n: int, width: int, classes: int, checks: int, draws: int) -> 
 
 
 def _scaling(raw: np.ndarray, centre: np.ndarray, classes: int) -> np.ndarray:
-    """One scale for all features; the main directions only where all of them would make the last layer too large."""
+    """The main directions of the features, ``WIDTH`` or as many as the last layer has room for, on one scale."""
     n, width = raw.shape
-    room = MAX_SIZE // classes - 1
+    room = min(WIDTH, MAX_SIZE // classes - 1)
     spread = sum(float(np.square(raw[k : k + 4096] - centre).sum()) for k in range(0, n, 4096)) / (n * width)
     scale = 1 / np.sqrt(spread) if spread > 0 else 1.0
     if width <= room:

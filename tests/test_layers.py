@@ -164,10 +164,6 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "own_study": (3, "own_encoder own_layer own_texts"),
     "own_scores": (3.1, "baselines own_encoder own_layer own_study"),
     "own_check": (3.2, "evaluate own_layer own_scores own_study"),
-    "own_words": (3.2, "corpora evaluate explain sentence_stream sgns_train weat word_study"),
-    "own_report": (3.3, "own_check own_scores own_study own_texts own_words"),
-    # for teachers: the tables of the teach page
-    "teach": (1, "notebooks report"),
     # the lecture: chapter 40, images with planted leaks and groups, their datamodels, and what judges them
     "planted_images": (0.3, "datasets"),
     "datamodel_metrics": (1.1, "datamodels evaluate"),
@@ -214,7 +210,12 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     ),
     "study_page": (3.3, "corpora explorer report sparse"),
     "study_answers": (1, "evaluate"),
+    # for teachers: the tables of the teach page
     "teach": (1, "notebooks report"),
+    "own_tracin": (
+        3.5,
+        "evaluate own_report own_run own_scores text_scores text_study text_tasks tracin train",
+    ),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
