@@ -37,9 +37,9 @@ def test_the_objective_is_that_of_numpy_and_sees_another_layer(small):
 def test_the_setting_is_hard_and_not_hopeless():
     x, y, lambdas = sparse.setting(2000, 40, 50)
     values = torch.linalg.eigvalsh(x.T @ x / len(x))
-    assert values[-1] / values[0] > 20
+    assert values[-1] / values[0] > 5
     assert 0.3 < y.double().mean() < 0.7
-    assert float(lambdas[0] / lambdas[-1]) == pytest.approx(100)
+    assert float(lambdas[0] / lambdas[-1]) == pytest.approx(90)
     assert len(lambdas) == 50
 
 

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -231,3 +233,31 @@ def test_a_class_has_two_students_and_nobody_twice(shown, tmp_path):
         class_statistic([one], shown)
     with pytest.raises(ValueError, match=r"b\.json is the same file as a\.json"):
         class_statistic([one, save(tmp_path, "b.json", one.read_bytes())], shown)
+
+
+# --- the script ---
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_the_script_asks_everything_scores_and_gives_files_that_are_read(shown, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps(shown), "utf-8")
+    code = study_page.STATIC / "study.js"
+    command = ["node", str(ROOT / "tests" / "study_dom.js"), str(code), str(tmp_path / "data.json")]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    first = {kind: about["answers"][0] for kind, about in shown["kinds"].items()}
+    expected = {q["id"]: first[q["kind"]] for q in shown["questions"]}
+    for name, content in found["files"].items():
+        assert read_answers(save(tmp_path, name, content.encode()), shown) == expected
+    assert set(found["files"]) == {"answers.json", "answers.csv"}
+    assert found["labelled"]
+    assert set(found["legends"]) == {about["question"] for about in shown["kinds"].values()}
+    count = len(shown["questions"])
+    assert found["titles"] == [f"Question {k + 1} of {count}" for k in range(count)]
+    pictures = [q for q in shown["questions"] if q["what"] == "images"]
+    assert found["images"] == sum(len(q["panel"]) + len(q["choices"]) for q in pictures)
+    scores = []
+    for kind in shown["kinds"]:
+        for real in (True, False):
+            asked = [q for q in shown["questions"] if (q["kind"], q["real"]) == (kind, real)]
+            scores.append(f"{sum(q['right'] == first[kind] for q in asked)} of {len(asked)}")
+    assert found["cells"] == scores
