@@ -13,6 +13,7 @@ from benchmarks import (
     sgns,
     sgns_lissa,
     sgns_memory,
+    sparse,
     tracin,
     tracin_memory,
     tracin_pairs,
@@ -21,7 +22,7 @@ from benchmarks import (
 )
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning
+MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning, sparse
 ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 

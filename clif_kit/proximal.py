@@ -66,7 +66,10 @@ def solve_path(
         missed.append(residuals / scale)
         layer = layers[-1]
         say(f"{sum(map(len, missed))} of {len(lambdas)} penalties done")
-    return torch.cat(found), torch.cat(missed)
+    layers = torch.cat(found)
+    if layers.shape[1] > 1:
+        layers[..., -1] -= layers[..., -1].mean(1, keepdim=True)  # a softmax does not see a shift of all biases
+    return layers, torch.cat(missed)
 
 
 def _solve_group(

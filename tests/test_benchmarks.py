@@ -66,7 +66,7 @@ def test_stored_rows_keep_the_schema_and_the_order():
 def test_each_row_of_the_command_is_in_the_list():
     assert set(command.ROWS) <= set(harness.IDS)
     assert len(command.ROWS) == sum(len(module.ROWS) for module in command.MODULES)
-    begun = ("mog", "ihvp", "sgns", "weat", "tracin", "tuning")
+    begun = ("mog", "ihvp", "sgns", "weat", "tracin", "tuning", "glm")
     assert {name for name in harness.IDS if name.startswith(begun)} == set(command.ROWS)
 
 

@@ -165,6 +165,9 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
         2,
         "datasets parallel planted_toxicity sparse sparse_images sparse_metrics sparse_text store",
     ),
+    "study_page": (3.3, "corpora explorer report sparse"),
+    "study_answers": (1, "evaluate"),
+    "teach": (1, "notebooks report"),
     "cli": (4, ANY),
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
