@@ -5,6 +5,7 @@ them. The sparse layer is chosen on validation data that carry the same bias as 
 flips and accuracies are counted on test data.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path as Folder
 import numpy as np
 import torch
 
-from clif_kit import datasets, sparse, sparse_images, sparse_metrics, sparse_text
+from clif_kit import datasets, planted_toxicity, proximal, sparse, sparse_images, sparse_metrics, sparse_text
 from clif_kit.parallel import map_seeds
 from clif_kit.planted_toxicity import INSULTS, NAMES, insert_word, remove_word
 from clif_kit.sparse_text import TextNet, ToxicTexts
@@ -237,6 +238,7 @@ def run_study(
 ) -> list[Run]:
     """One run a seed, from the disk where it is there; changed code or settings start afresh."""
     study = study_images if setting.data in ("digits", "mnist") else study_text
-    mark = fingerprint(study, setting, sparse, sparse_images, sparse_metrics, sparse_text, torch.__version__)
+    code = (sys.modules[__name__], planted_toxicity, proximal, sparse, sparse_images, sparse_metrics, sparse_text)
+    mark = fingerprint(study, setting, code, torch.__version__)
     store = Store(Folder(folder) / mark[:16], fingerprint=mark)
     return map_seeds(partial(study, setting), list(seeds), store=store, n_jobs=n_jobs, progress=progress)

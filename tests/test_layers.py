@@ -184,7 +184,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "sparse_metrics": (1.1, "evaluate tuning_metrics"),
     "sparse_study": (
         2,
-        "datasets parallel planted_toxicity sparse sparse_images sparse_metrics sparse_text store",
+        "datasets parallel planted_toxicity proximal sparse sparse_images sparse_metrics sparse_text store",
     ),
     "contest": (2, "deletion deletion_ranks"),
     "contest_datamodels": (0, ""),
