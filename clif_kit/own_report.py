@@ -112,7 +112,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
 def _cell(value: object) -> str:
     if isinstance(value, str):
         return f"<td>{escape(_short(value))}</td>"
-    return f'<td class="n">{value:.3g}</td>' if isinstance(value, float) else f'<td class="n">{value}</td>'
+    return f'<td class="n">{value + 0.0:.3g}</td>' if isinstance(value, float) else f'<td class="n">{value}</td>'
 
 
 def _short(text: str) -> str:

@@ -54,3 +54,16 @@ def test_too_many_rows_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(own_tracin, "MAX_ROWS", 10)
     with pytest.raises(ValueError, match="52 training texts are too many"):
         tracin_study(frame()[:52], frame()[52:], ("food", "sport"))
+
+
+def test_the_way_from_the_file_to_the_page(tmp_path):
+    path, said = tmp_path / "a.csv", []
+    frame(40)[["text", "label"]].to_csv(path, index=False)
+    files = own_tracin.explain_tracin(path, tmp_path / "out", tests=3, checks=2, k=2, say=said.append)
+    assert [file.name for file in files] == ["influences.csv", "deletion_check.csv", "report.html"]
+    assert any("tracin_we minus random" in line for line in said)
+    table = pd.read_csv(files[0])
+    assert set(table["side"]) <= {"proponent", "opponent"}
+    assert table["test_row"].nunique() == 3
+    assert own_tracin.explain_tracin(path, tmp_path / "dry", go_on=lambda: False, say=said.append) is None
+    assert not (tmp_path / "dry").exists()

@@ -60,7 +60,7 @@ def test_pickles_are_refused_and_never_opened(tmp_path):
     (tmp_path / "v.txt").write_bytes(pickle.dumps(Bomb()))
     keyed().save(str(tmp_path / "own.model"))
     for name in ("v.kv", "v.txt", "own.model"):
-        with pytest.raises(BadVectors, match="is a pickle.*save_word2vec_format") as caught:
+        with pytest.raises(BadVectors, match=r"is a pickle.*save_word2vec_format") as caught:
             read_vectors(tmp_path / name, ["hea"])
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
