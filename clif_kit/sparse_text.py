@@ -110,7 +110,7 @@ def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: floa
     cut = text_task(task, train=sizes[0], val=sizes[1], test=sizes[2], seed=seed)
     frames = {"train": cut.train, "val": cut.val, "test": cut.test}
     texts = {name: tuple(frame["text"]) for name, frame in frames.items()}
-    y = {name: frame["label"].to_numpy() for name, frame in frames.items()}
+    y = {name: frame["label"].to_numpy(copy=True) for name, frame in frames.items()}
     sides, control = lean(texts["train"], y["train"], IDENTITY, least)
     if not control:
         raise ValueError(f"{task}: no identity term leans to a class among {sizes[0]} texts; ask for more of them")
