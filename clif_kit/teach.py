@@ -64,8 +64,10 @@ DAY = (
     Session("11:15", "03", "images: guess the most harmful ones, then look", ("ex-03-self", "ex-03-selection")),
     Session("13:30", "12", "words: which sentences carry a bias test", ("ex-12-permutation",)),
     Session("14:30", "21", "deletion: design a control before reading ours", ("ex-21-share", "ex-21-label")),
-    Session("15:45", "44", "each pair brings a file; rank, explain, delete, train again"),
-    Session("16:45", "43", "which score would you use, and what would change your mind?", read=False),
+    Session("15:45", "44", "each pair brings a file; rank, explain, delete, train again", ("ex-44-parts",)),
+    Session(
+        "16:45", "43", "which score would you use, and what would change your mind?", ("ex-43-winner",), read=False
+    ),
 )
 WEEKS = (
     Session("Week 1, A", "00", "what a score means", ("ex-00-sign", "ex-00-own")),
@@ -78,11 +80,11 @@ WEEKS = (
     Session("Week 2, lab", "20", "which layer?", ("ex-20-floor",)),
     Session("Week 3, A", "21", "deletion curves and their controls", ("ex-21-share", "ex-21-seeds")),
     Session("Week 3, B", "30", "unlearning a shortcut", ("ex-30-cid", "ex-30-ceiling")),
-    Session("Week 3, lab", "40", "datamodels; the checkpoint report is due"),
-    Session("Week 3, lab", "42", "sparse layers; the class takes the study of shared patterns"),
-    Session("Week 4, A", "41", "whole classes as training examples"),
-    Session("Week 4, B", "43", "all scores on one table; a debate"),
-    Session("Week 4, lab", "44", "your own data"),
+    Session("Week 3, lab", "40", "datamodels; the checkpoint report is due", ("ex-40-means", "ex-40-noise")),
+    Session("Week 3, lab", "42", "sparse layers; the class takes the study of shared patterns", ("ex-42-luck",)),
+    Session("Week 4, A", "41", "whole classes as training examples", ("ex-41-hold",)),
+    Session("Week 4, B", "43", "all scores on one table; a debate", ("ex-43-winner", "ex-43-ceiling")),
+    Session("Week 4, lab", "44", "your own data", ("ex-44-formula", "ex-44-precision")),
     Session("Week 4, last", "", "five-minute talks; reports", read=False),
 )
 
