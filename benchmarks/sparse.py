@@ -16,7 +16,7 @@ from clif_kit.sparse import elastic_net_path, lambda_max, standardise
 N, WIDTH, PENALTIES, FIRST, LAST, MIX = 10_000, 384, 50, 0.9, 0.01, 0.99
 FEW = 5_000  # examples that saga gets: with all of them it takes minutes
 GAP = 1e-7  # largest distance of two objectives, in nats
-SAGA_TOL, SKGLM_TOL = 1e-4, 1e-5  # the loosest powers of ten that keep to it
+SAGA_TOL, SKGLM_TOL = 1e-4, 1e-5  # saga's is the loosest power of ten that keeps to it
 Setting = tuple[Tensor, Tensor, Tensor]
 
 
@@ -127,7 +127,7 @@ ROWS = (
         id="glm_path_skglm",
         title="The same path by skglm",
         rival=f"skglm's proximal Newton method called penalty by penalty, each from the layer before, tolerance "
-        f"{SKGLM_TOL:g} (its default, 1e-4, leaves a gap ten times as large as is allowed); compiled beforehand",
+        f"{SKGLM_TOL:g}; compiled beforehand",
         n=_size(N),
         goal=1,
         bound=GAP,
