@@ -20,7 +20,8 @@ def skglm(inputs: Mapping[str, Tensor]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         layer, logits, found = np.zeros(x.shape[1] + 1), np.zeros(len(x)), []
         for lam in lambdas:
-            layer = solver.solve(x, y, Logistic(), L1_plus_L2(lam, MIX), layer, logits)[0].copy()
+            # a copy goes in: the solver writes into the start that it is given
+            layer = solver.solve(x, y, Logistic(), L1_plus_L2(lam, MIX), layer.copy(), logits)[0]
             logits = x @ layer[:-1] + layer[-1]
             found.append(layer)
         return torch.from_numpy(np.stack(found))
