@@ -23,8 +23,9 @@ from benchmarks import (
 )
 from clif_kit.watchdog import PARENT_PID, watch_parent
 
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning, datamodels
-MODULES = mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning, sparse
+MODULES = (
+    mog, ihvp, sgns, sgns_lissa, sgns_memory, weat, tracin, tracin_pairs, tracin_memory, tuning, datamodels, sparse,
+)  # fmt: skip
 ROWS = {row.id: row for module in MODULES for row in module.ROWS}
 
 
