@@ -1,6 +1,7 @@
 r"""Scores that datamodels are measured against: gradients, influence functions, nearest neighbours, chance.
 
-All are computed on nets trained on *all* examples, with the query minus the margin of a test point:
+All are computed on nets trained on *all* examples, with the query minus the margin of a test point (a smooth margin,
+with the log-sum-exp of the other logits in place of the largest):
 
 .. math:: \text{gradients}: \tfrac1n \nabla f^\top \nabla \ell(z_i), \qquad
           \text{influence}: \tfrac1n \nabla f^\top (G + \delta I)^{-1} \nabla \ell(z_i)

@@ -8,10 +8,10 @@ import torch
 
 from clif_kit import datamodel_rivals as rivals
 from clif_kit.datamodel_removal import full_nets, removal_effects, score_table
-from clif_kit.datamodel_study import Setting, rescaled, train_panel
+from clif_kit.datamodel_study import Setting, margins_of, rescaled, train_panel
 from clif_kit.datamodels import difference_of_means
 from clif_kit.planted_images import planted
-from clif_kit.subset_training import margins, subset_logits, train_subsets
+from clif_kit.subset_training import margins, sample_masks, subset_logits, train_subsets
 
 LOGISTIC = Setting(kind="logistic", steps=40, lr=0.5)
 MLP = Setting(kind="mlp", steps=40, lr=0.1, hidden=6, batch=16)
@@ -58,8 +58,10 @@ def test_the_scale_of_the_baseline_is_least_squares_on_held_out_nets():
     masks = torch.from_numpy(rng.random((100, 20)) < 0.5)
     outputs = masks.double() @ torch.from_numpy(rng.normal(size=(20, 3))) + torch.from_numpy(rng.normal(size=(100, 3)))
     found = rescaled(difference_of_means, masks, outputs)
-    first = (masks[80:].double() @ difference_of_means(masks[:80], outputs[:80]).T).numpy()
-    first, rest = first - first.mean(0), (outputs[80:] - outputs[80:].mean(0)).numpy()
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))  # the nets that choose the LASSO's penalty
+    choose, fitted = order[:20], order[20:]
+    first = (masks[choose].double() @ difference_of_means(masks[fitted], outputs[fitted]).T).numpy()
+    first, rest = first - first.mean(0), (outputs[choose] - outputs[choose].mean(0)).numpy()
     scale = [np.linalg.lstsq(first[:, [t]], rest[:, t], rcond=None)[0][0] for t in range(3)]
     assert min(scale) > 0
     assert max(scale) < 1
@@ -152,3 +154,16 @@ def test_bad_studies_are_refused(task, panel):
         rivals.one_net("cnn", {}, 0)
     with pytest.raises(ValueError, match="no test points are left"):
         score_table(panel, task.clean)
+
+
+def test_the_damping_is_chosen_on_other_points(panel, monkeypatch):
+    seen, real = [], rivals.choose_damping
+    monkeypatch.setattr(rivals, "choose_damping", lambda s, m, o: seen.append(o) or real(s, m, o))
+    score_table(panel, panel.task.clean[:3], validation=5)
+    assert torch.equal(seen[0], panel.outputs[:1000, panel.task.clean[3:8]])
+
+
+def test_another_seed_trains_other_nets_on_the_same_subsets(task):
+    masks = sample_masks(3, 60, 0.5, 0)
+    first, second = (margins_of(task, MLP, masks, None, seed=seed, progress=False) for seed in (0, 1_000))
+    assert not torch.allclose(first, second, atol=1e-3)
