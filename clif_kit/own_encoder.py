@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from clif_kit.store import Store, fingerprint
 from clif_kit.text_tokens import alike, encode, read_tokenizer
 
 Words = tuple[list[str], np.ndarray]
+FIRST = 64  # texts of the first chunk: small, so that the estimate comes soon
 
 
 class BadModel(ValueError):
@@ -145,7 +147,7 @@ def features_of(
         encoder: Makes them.
         texts: n texts.
         folder: Where finished chunks are kept, so that a run that was killed goes on where it was. None: nowhere.
-        chunk: Texts a shard.
+        chunk: Texts a shard; the first has ``FIRST`` at most.
         say: Called after the first chunk that had to be made, with the seconds that the rest will take and the number
             of chunks that were there already; False stops before the rest.
         progress: Draw a bar on the error stream.
@@ -154,7 +156,8 @@ def features_of(
         The features, or None when ``say`` stopped.
     """
     unique = list(dict.fromkeys(texts))
-    pieces = [unique[k : k + chunk] for k in range(0, len(unique), chunk)]
+    ends = [0, *range(min(FIRST, chunk), len(unique), chunk), len(unique)]
+    pieces = [unique[start:end] for start, end in pairwise(ends)]
     store, found, todo = _store(encoder, unique, folder, chunk), {}, []
     for k in range(len(pieces)):
         if store is not None and store.has(f"features-{k:05d}"):
@@ -183,7 +186,7 @@ def _store(encoder: Encoder, texts: Sequence[str], folder: str | Path | None, ch
     for text in texts:
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little") + raw)
-    mark = fingerprint("own features", encoder.mark, digest.hexdigest(), chunk)
+    mark = fingerprint("own features", encoder.mark, digest.hexdigest(), *sorted({min(FIRST, chunk), chunk}))
     return Store(Path(folder) / mark[:16], fingerprint=mark)
 
 

@@ -175,3 +175,20 @@ def test_minilms_rows_average_to_its_features():
         words, rows = encoder.parts(text)
         assert len(words) == len(rows) <= 16
         np.testing.assert_allclose(rows.mean(0), row, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(9, [9]), (64, [64]), (65, [64, 1]), (300, [64, 200, 36])])
+def test_the_first_chunk_is_small_so_that_the_estimate_comes_soon(monkeypatch, n, sizes):
+    asked, texts = [], [f"text {k}" for k in range(n)]
+    encoder = WordVectors(4)
+    plain = encoder.features
+    monkeypatch.setattr(encoder, "features", lambda part: asked.append(len(part)) or plain(part))
+    found = features_of(encoder, texts, chunk=200, say=lambda *_: asked.append("said"))
+    assert asked == [sizes[0], "said", *sizes[1:]]
+    np.testing.assert_array_equal(found, plain(texts))
+
+
+def test_a_number_for_each_text_is_no_label():
+    texts = frame(12).assign(label=[str(k) for k in range(12)])
+    with pytest.raises(ValueError, match="12 rows, 12 classes that need three texts each"):
+        hold_out(OwnTexts(texts, tuple(sorted(texts["label"])), {}, ()), 4)
