@@ -166,12 +166,16 @@ def features_of(
             todo.append(k)
     there = len(found)
     for count, k in enumerate(tqdm(todo, disable=not progress, unit="chunk", desc="features")):
+        if count == 0 and say is not None:
+            encoder.features(pieces[k][:1])  # what is read or made once does not count
         began = time.perf_counter()
         found[k] = encoder.features(pieces[k])
+        each, began = (time.perf_counter() - began) / len(pieces[k]), time.perf_counter()
         if store is not None:
             store.save(f"features-{k:05d}", {"x": found[k]})
-        each = (time.perf_counter() - began) / len(pieces[k])
-        if count == 0 and say is not None and say(each * sum(len(pieces[j]) for j in todo[1:]), there) is False:
+        kept, left = time.perf_counter() - began, todo[1:]
+        rest = each * sum(len(pieces[j]) for j in left) + kept * len(left)
+        if count == 0 and say is not None and say(rest, there) is False:
             return None
     if not todo and say is not None and say(0.0, there) is False:
         return None
