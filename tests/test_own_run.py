@@ -80,7 +80,7 @@ def test_a_second_run_finds_the_features_and_says_the_same(tmp_path, monkeypatch
     content = {p.name: p.read_bytes() for p in out.glob("*.*")}
     second = clif(monkeypatch, capsys, "explain", path, "--model", "words", "--out", out)
     assert first[0] == second[0] == 0
-    assert "1 chunks of an earlier run are there" in second[1]
+    assert "2 chunks of an earlier run are there" in second[1]
     assert content == {p.name: p.read_bytes() for p in out.glob("*.*")}
 
 
