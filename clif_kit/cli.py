@@ -161,6 +161,7 @@ def explain_command(
     and a check by removal: CSV files and one HTML page. Or: --corpus TEXT --words LISTS, with or without --vectors.
     """
     from clif_kit import own_run, own_tracin
+    from clif_kit.own_report import check_folder
     from clif_kit.solvers import NotConverged
     from clif_kit.store import StoreLocked
 
@@ -175,6 +176,7 @@ def explain_command(
 
     options = {"text": text, "label": label, "test": test, "k": k, "tests": tests, "say": typer.echo}
     try:
+        check_folder(out)
         if words is not None:
             written = own_run.explain_words(corpus, words, out, vectors=vectors, k=k, say=typer.echo)
         elif method == "tracin_we":
@@ -184,7 +186,9 @@ def explain_command(
                 file, out, **options, model=model, go_on=go_on, progress=sys.stderr.isatty()
             )
     except OSError as error:
-        raise BadParameter(f"{error.filename or out}: {error.strerror or error}") from None
+        place = str(error.filename or out)
+        fix = "; name another folder with --out" if place.startswith(str(out)) else ""
+        raise BadParameter(f"{place}: {error.strerror or error}{fix}") from None
     except (ValueError, NotConverged, StoreLocked) as error:
         raise BadParameter(" ".join(str(error).split())) from None
     for path in written or []:

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from clif_kit.store import Store, fingerprint
 from clif_kit.text_tokens import alike, encode, read_tokenizer
 
 Words = tuple[list[str], np.ndarray]
+FIRST = 64  # texts of the first chunk: small, so that the estimate comes soon
 
 
 class BadModel(ValueError):
@@ -145,7 +147,7 @@ def features_of(
         encoder: Makes them.
         texts: n texts.
         folder: Where finished chunks are kept, so that a run that was killed goes on where it was. None: nowhere.
-        chunk: Texts a shard.
+        chunk: Texts a shard; the first has ``FIRST`` at most.
         say: Called after the first chunk that had to be made, with the seconds that the rest will take and the number
             of chunks that were there already; False stops before the rest.
         progress: Draw a bar on the error stream.
@@ -154,7 +156,8 @@ def features_of(
         The features, or None when ``say`` stopped.
     """
     unique = list(dict.fromkeys(texts))
-    pieces = [unique[k : k + chunk] for k in range(0, len(unique), chunk)]
+    ends = [0, *range(min(FIRST, chunk), len(unique), chunk), len(unique)]
+    pieces = [unique[start:end] for start, end in pairwise(ends)]
     store, found, todo = _store(encoder, unique, folder, chunk), {}, []
     for k in range(len(pieces)):
         if store is not None and store.has(f"features-{k:05d}"):
@@ -163,12 +166,16 @@ def features_of(
             todo.append(k)
     there = len(found)
     for count, k in enumerate(tqdm(todo, disable=not progress, unit="chunk", desc="features")):
+        if count == 0 and say is not None:
+            encoder.features(pieces[k][:1])  # what is read or made once does not count
         began = time.perf_counter()
         found[k] = encoder.features(pieces[k])
+        each, began = (time.perf_counter() - began) / len(pieces[k]), time.perf_counter()
         if store is not None:
             store.save(f"features-{k:05d}", {"x": found[k]})
-        each = (time.perf_counter() - began) / len(pieces[k])
-        if count == 0 and say is not None and say(each * sum(len(pieces[j]) for j in todo[1:]), there) is False:
+        kept, left = time.perf_counter() - began, todo[1:]
+        rest = each * sum(len(pieces[j]) for j in left) + kept * len(left)
+        if count == 0 and say is not None and say(rest, there) is False:
             return None
     if not todo and say is not None and say(0.0, there) is False:
         return None
@@ -183,7 +190,7 @@ def _store(encoder: Encoder, texts: Sequence[str], folder: str | Path | None, ch
     for text in texts:
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little") + raw)
-    mark = fingerprint("own features", encoder.mark, digest.hexdigest(), chunk)
+    mark = fingerprint("own features", encoder.mark, digest.hexdigest(), *sorted({min(FIRST, chunk), chunk}))
     return Store(Path(folder) / mark[:16], fingerprint=mark)
 
 

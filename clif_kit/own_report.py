@@ -92,6 +92,20 @@ def html_explained(table: pd.DataFrame, method: str = "influence") -> list[str]:
     return parts
 
 
+def check_folder(folder: str | Path) -> None:
+    """Look whether a folder is there or can be made and may be written to, before anything is computed.
+
+    Raises:
+        ValueError: With one line that names the place, if not.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "may not be written to" if place.is_dir() else "is a file"
+        raise ValueError(f"{folder}: {place} {what}; name another folder with --out")
+
+
 def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files, each to ``.part`` first; they take their names when all of them are on the disk."""
     folder = Path(folder)

@@ -156,7 +156,7 @@ def _summary(study: OwnStudy, found: dict[str, np.ndarray]) -> list[str]:
         ("bm25", "best by BM25"),
         ("same_class_random", "random of the class"),
     ):
-        lines.append(f"check: without the {m} texts {words}, loss {_shown(check[name])}")
+        lines.append(f"check: without the {m} text{'s' * (m > 1)} {words}, loss {_shown(check[name])}")
     gain = check["influence minus random"]
     verdict = "confirmed" if gain.low > 0 else "refuted" if gain.high < 0 else "not decided"
     return [*lines, f"check: influence minus random {_shown(gain)}: {verdict}"]

@@ -73,7 +73,8 @@ def hold_out(texts: OwnTexts, tests: int, seed: int = 0) -> tuple[pd.DataFrame, 
             left[frame["label"].iat[place]] -= 1
             chosen.append(place)
     if not chosen:
-        raise ValueError("no text can be held out to be explained: too few rows, or all occur twice; give a test file")
+        few = f"{len(frame):,} rows, {len(left)} classes that need three texts each, of which one occurs once"
+        raise ValueError(f"no text can be held out to be explained: {few}; give more rows, a label, or a test file")
     out = np.zeros(len(frame), dtype=bool)
     out[chosen] = True
     return frame[~out].reset_index(drop=True), frame.iloc[chosen].reset_index(drop=True)

@@ -164,7 +164,7 @@ def _rows(path: Path, decoded: str, *columns: str) -> tuple[list[str], list[list
             rows = [row for row in _reader(decoded, sign) if row]
         except csv.Error as error:
             raise BadCSV(f"{path}: not CSV: {error}; is a quotation mark left open?") from None
-    if not rows:
+    if not any(cell.strip() for row in rows for cell in row):
         raise BadCSV(f"{path}: is empty; need a header line and rows")
     header = [name.strip() for name in rows[0]]
     for column in columns:

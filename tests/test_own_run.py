@@ -80,7 +80,7 @@ def test_a_second_run_finds_the_features_and_says_the_same(tmp_path, monkeypatch
     content = {p.name: p.read_bytes() for p in out.glob("*.*")}
     second = clif(monkeypatch, capsys, "explain", path, "--model", "words", "--out", out)
     assert first[0] == second[0] == 0
-    assert "1 chunks of an earlier run are there" in second[1]
+    assert "2 chunks of an earlier run are there" in second[1]
     assert content == {p.name: p.read_bytes() for p in out.glob("*.*")}
 
 
@@ -101,6 +101,8 @@ def test_dry_says_what_was_found_and_how_long_and_writes_no_answer(tmp_path, mon
         (["mine.csv", "--test", "other.csv", "--model", "words"], "the label 'opera' does not occur"),
         (["mine.csv", "--model", "no/such/folder"], "MiniLM needs no network"),
         (["mine.csv", "--model", "words", "-k", "0"], "need k >= 1"),
+        (["mine.csv", "--model", "words", "--out", "c.txt"], "is a file; name another folder with --out"),
+        (["mine.csv", "--method", "tracin_we", "--out", "c.txt/a/b"], "is a file; name another folder with --out"),
         ([], "give a CSV file, or --corpus with --words"),
         (["--words", "lists.yml"], "give a CSV file, or --corpus with --words"),
         (["--corpus", "c.txt", "--words", "lists.yml"], "holds x; need x, y"),
@@ -154,3 +156,10 @@ def test_the_interval_words_are_those_of_the_numbers(tmp_path):
     line = next(line for line in said if "minus random" in line)
     low = float(re.search(r"\[([-+.e\d]+),", line)[1])
     assert line.endswith("confirmed") == (low > 0)
+
+
+def test_a_folder_without_leave_to_write_is_refused_before_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_report.os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match="may not be written to; name another folder with --out"):
+        own_report.check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())

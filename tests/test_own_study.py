@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clif_kit import own_layer, own_study
+from clif_kit import own_encoder, own_layer, own_study
 from clif_kit.baselines import bm25
 from clif_kit.own_check import check_intervals, deletion_check
 from clif_kit.own_encoder import BadModel, WordVectors, features_of, read_encoder, whole_words
@@ -121,7 +121,7 @@ def test_features_resume_after_a_kill_and_equal_texts_are_read_once(tmp_path):
         features_of(Counting(stop_after=20), texts, tmp_path, chunk=10)
     again, told = Counting(), []
     found = features_of(again, texts, tmp_path, chunk=10, say=lambda seconds, there: told.append((seconds > 0, there)))
-    assert (again.asked, told) == (30, [(True, 2)])
+    assert (again.asked, told) == (31, [(True, 2)])  # and one text to warm up before the clock runs
     np.testing.assert_array_equal(found, WordVectors(8).features(texts))
     third = Counting()
     assert features_of(third, texts, tmp_path, chunk=10, say=lambda *_: False) is None
@@ -133,7 +133,7 @@ def test_the_estimate_may_stop_the_run():
     texts = frame(50)
     stopped = make_own_study(texts[5:], texts[:5], ("food", "sport"), encoder, chunk=10, say=lambda *_: False)
     assert stopped is None
-    assert encoder.asked == 10
+    assert encoder.asked == 11
 
 
 def test_many_classes_keep_the_main_directions(monkeypatch):
@@ -175,3 +175,40 @@ def test_minilms_rows_average_to_its_features():
         words, rows = encoder.parts(text)
         assert len(words) == len(rows) <= 16
         np.testing.assert_allclose(rows.mean(0), row, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(9, [9]), (64, [64]), (65, [64, 1]), (300, [64, 200, 36])])
+def test_the_first_chunk_is_small_so_that_the_estimate_comes_soon(monkeypatch, n, sizes):
+    asked, texts = [], [f"text {k}" for k in range(n)]
+    encoder = WordVectors(4)
+    plain = encoder.features
+    monkeypatch.setattr(encoder, "features", lambda part: asked.append(len(part)) or plain(part))
+    found = features_of(encoder, texts, chunk=200, say=lambda *_: asked.append("said"))
+    assert asked == [1, sizes[0], "said", *sizes[1:]]
+    np.testing.assert_array_equal(found, plain(texts))
+
+
+def test_a_number_for_each_text_is_no_label():
+    texts = frame(12).assign(label=[str(k) for k in range(12)])
+    with pytest.raises(ValueError, match="12 rows, 12 classes that need three texts each"):
+        hold_out(OwnTexts(texts, tuple(sorted(texts["label"])), {}, ()), 4)
+
+
+class Slow(WordVectors):
+    """Takes a second to warm up and then a hundredth of a second for a text, by a clock of its own."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.now, self.cold = 0.0, True
+
+    def features(self, texts):
+        self.now += self.cold + 0.01 * len(texts)
+        self.cold = False
+        return super().features(texts)
+
+
+def test_the_estimate_leaves_out_the_warming_up(monkeypatch):
+    encoder, told = Slow(), []
+    monkeypatch.setattr(own_encoder.time, "perf_counter", lambda: encoder.now)
+    features_of(encoder, [f"text {k}" for k in range(1064)], say=lambda seconds, _: told.append(seconds))
+    assert told == pytest.approx([10.0])

@@ -70,6 +70,7 @@ def test_a_text_of_two_megabytes_is_cut_with_a_note(tmp_path):
     ("content", "says"),
     [
         (b"", "is empty"),
+        (b"\n \r\n\n", "is empty"),
         (b"text,label\r\n", "a header and no rows"),
         (b"txt,label\na,b\n", "no column 'text'; did you mean 'txt'"),
         (b"Text,Label\na,b\n", "did you mean 'Text'"),
