@@ -170,7 +170,7 @@ def _flips(data: ToxicTexts, net: TextNet, layers: Layers, layer: str, tries: in
     for side, label in (("toxic", 1), ("clean", 0)):
         terms = data.sides[side]
         groups = {"identity": terms, "control": [data.control[term] for term in terms]}
-        leaning = [word for term in terms for word in data.leaning.get(term, ())] if layer == "sparse" else []
+        leaning = [word for term in terms for word in data.leaning.get(term, ())]
         other = [t for t, h, p in zip(texts, held, now, strict=True) if p != label and not h & data.identity][:tries]
         alike = [t for t, p in zip(texts, now, strict=True) if p == label]
         for group, words in groups.items():
@@ -178,8 +178,8 @@ def _flips(data: ToxicTexts, net: TextNet, layers: Layers, layer: str, tries: in
                 key = f"flip/{side}_{place}_{layer}/{group}"
                 out[key] = rate(partial(insert_word, place=place), other, words)
             out[f"removal/{side}_{layer}/{group}"] = rate(remove_word, alike, words)
-        for place in PLACES if data.leaning and layer == "sparse" else ():
-            out[f"flip/{side}_{place}_{layer}/leaning"] = rate(partial(insert_word, place=place), other, leaning)
+        if data.leaning and layer == "sparse":
+            out[f"flip/{side}_inside_{layer}/leaning"] = rate(partial(insert_word, place="inside"), other, leaning)
     return out
 
 
