@@ -20,10 +20,7 @@ import torch
 from torch import Tensor
 
 from clif_kit.proximal import solve_path
-
-
-class NotConverged(RuntimeError):
-    """A point of the path does not meet the conditions of a minimum after all steps."""
+from clif_kit.solvers import NotConverged
 
 
 @dataclass(frozen=True)

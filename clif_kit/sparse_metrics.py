@@ -1,7 +1,8 @@
 """What a debugged layer says, as numbers: share of planted words in its lists, flips by insertion, by seed.
 
-A seed is a unit: it has its own texts, its own net and its own layers. Layers of one seed share texts and net, so they
-are compared in pairs. There are few seeds, so intervals are Student's.
+A seed is a unit: it has its own net and layers, and its own data where they are generated. Real texts and images are
+cut anew from one sample, so there the intervals say how much cut and net matter, not what other data would give. Layers
+of one seed share data and net, so they are compared in pairs. There are few seeds, so intervals are Student's.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from clif_kit.evaluate import Interval
-from clif_kit.tuning_metrics import student
+from clif_kit.tuning_metrics import share, student
 
 Metrics = dict[str, Interval | float]
 
@@ -60,14 +61,16 @@ def flip_rate(
     change: Callable[[str, str], str],
     texts: Sequence[str],
     words: Sequence[str],
+    seen: Callable[[str], object] = str,
 ) -> float:
     """Share of the predictions that turn when a word is put into (or taken out of) a text, in per cent.
 
     Args:
         predict: Classes of texts.
         change: The text with (or without) the word.
-        texts: All pairs of a text and a word are tried whose text the change alters.
+        texts: All pairs of a text and a word are tried whose change the classifier can see.
         words: Likewise.
+        seen: What it sees of a text, for example its first 60 words.
 
     Returns:
         NaN if there is no pair.
@@ -77,11 +80,12 @@ def flip_rate(
     25.0
     """
     pairs = [(i, change(text, word)) for word in words for i, text in enumerate(texts)]
-    pairs = [(i, new) for i, new in pairs if new != texts[i]]
+    before = [seen(text) for text in texts]
+    pairs = [(i, new) for i, new in pairs if seen(new) != before[i]]
     if not pairs:
         return float("nan")
-    before, after = np.asarray(predict(texts))[[i for i, _ in pairs]], np.asarray(predict([new for _, new in pairs]))
-    return 100 * float(np.mean(before != after))
+    old, now = np.asarray(predict(texts))[[i for i, _ in pairs]], np.asarray(predict([new for _, new in pairs]))
+    return 100 * float(np.mean(old != now))
 
 
 def column(runs: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
@@ -114,7 +118,8 @@ def text_metrics(runs: Sequence[Mapping[str, np.ndarray]], data: str) -> Metrics
         ``accuracy/<layer>/<data>``, ``accuracy_gain/sparse_minus_dense/<data>``, ``share_identity/<layer>/<data>``,
         ``share_identity_gain/sparse_minus_<dense|chance>/<data>``, and for each side, place and layer
         ``flip_rate/<side>_<place>_<layer>/<data>``, its control, and ``flip_gain/..._minus_control/<data>``; the same
-        for removal; probes under ``toxic_...``.
+        for removal; ``flip_gain/<side>_<place>_sparse_minus_leaning/<data>`` on real texts and
+        ``flip_gain/<side>_<place>_dense_minus_sparse/<data>`` (of the gains); probes under ``toxic_...``.
     """
     found: dict[str, Interval | float | None] = {"n/seeds/" + data: len(runs)}
     for layer in ("sparse", "dense"):
@@ -126,12 +131,24 @@ def text_metrics(runs: Sequence[Mapping[str, np.ndarray]], data: str) -> Metrics
     for layer, other in (("sparse", "dense"), ("sparse", "chance"), ("dense", "chance")):
         key = f"share_identity_gain/{layer}_minus_{other}/{data}"
         found[key] = gap_metric(runs, f"share/{layer}", f"share/{other}")
+    found[f"share_identity_gain/sparse_minus_control/{data}"] = gap_metric(runs, "share/sparse", "share/sparse_control")
     for key in [key for key in runs[0] if key.startswith(("flip/", "removal/")) and key.endswith("/identity")]:
         kind, what, _ = key.split("/")
         found[f"{kind}_rate/{what}/{data}"] = mean_metric(runs, key)
         found[f"{kind}_rate/{what}_control/{data}"] = mean_metric(runs, f"{kind}/{what}/control")
         found[f"{kind}_gain/{what}_minus_control/{data}"] = gap_metric(runs, key, f"{kind}/{what}/control")
+        if f"{kind}/{what}/leaning" in runs[0]:
+            found[f"{kind}_rate/{what}_leaning/{data}"] = mean_metric(runs, f"{kind}/{what}/leaning")
+            found[f"{kind}_gain/{what}_minus_leaning/{data}"] = gap_metric(runs, key, f"{kind}/{what}/leaning")
+        if kind == "flip" and what.endswith("_dense"):
+            where = what.removesuffix("_dense")
+            gains = [{layer: _gain(run, f"flip/{where}_{layer}") for layer in ("dense", "sparse")} for run in runs]
+            found[f"flip_gain/{where}_dense_minus_sparse/{data}"] = gap_metric(gains, "dense", "sparse")
     return {key: value for key, value in (found | probe_metrics(runs, data)).items() if value is not None}
+
+
+def _gain(run: Mapping[str, np.ndarray], key: str) -> float:
+    return float(run[f"{key}/identity"]) - float(run[f"{key}/control"])
 
 
 def probe_metrics(runs: Sequence[Mapping[str, np.ndarray]], data: str) -> dict[str, Interval | None]:
@@ -160,7 +177,8 @@ def image_metrics(runs: Sequence[Mapping[str, np.ndarray]], data: str) -> Metric
             found[key] = gap_metric(runs, f"{kind}/patch/{layer}", f"{kind}/control/{layer}")
     found[f"features/sparse/{data}"] = mean_metric(runs, "features", "features of the class")
     found[f"accuracy_gain/sparse_minus_dense/{data}"] = gap_metric(runs, "accuracy/sparse", "accuracy/dense")
-    found[f"share_found/patch_sparse/{data}"] = mean_metric(runs, "found/sparse")
+    hits = column(runs, "found/sparse") > 50  # all or nothing in each seed, hence Wilson's interval
+    found[f"share_found/patch_sparse/{data}"] = share(hits, "seeds", scale=100, unit="per cent")
     found[f"share_found_gain/patch_minus_chance/{data}"] = gap_metric(runs, "found/sparse", "found/chance")
     found[f"share_found_gain/patch_sparse_minus_dense/{data}"] = gap_metric(runs, "found/sparse", "found/dense")
     found[f"share_panel/patch/{data}"] = mean_metric(runs, "panel/patch")

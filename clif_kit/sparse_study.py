@@ -14,7 +14,19 @@ from pathlib import Path as Folder
 import numpy as np
 import torch
 
-from clif_kit import datasets, planted_toxicity, proximal, sparse, sparse_images, sparse_metrics, sparse_text
+from clif_kit import (
+    datasets,
+    models,
+    planted_toxicity,
+    proximal,
+    sparse,
+    sparse_images,
+    sparse_metrics,
+    sparse_text,
+    text_models,
+    text_tasks,
+    train,
+)
 from clif_kit.parallel import map_seeds
 from clif_kit.planted_toxicity import INSULTS, NAMES, insert_word, remove_word
 from clif_kit.sparse_text import TextNet, ToxicTexts
@@ -22,6 +34,7 @@ from clif_kit.store import Store, fingerprint
 
 Run = dict[str, np.ndarray]
 PLACES = ("inside", "end")
+SOURCES = {"toxic": "jigsaw_5k", "tweets": "davidson", "digits": "digits", "mnist": "mnist_t10k"}  # real data
 PROBES = {  # sentences by name; a name of a person goes into the braces, an insult into the brackets
     "president": "{} is the president",
     "black": "{} is black",
@@ -127,6 +140,7 @@ def study_text(setting: Setting, seed: int) -> Run:
     """All numbers of a text task for a seed: accuracies, identity words in the lists, flips, probes."""
     data, net, z, layers = fit_text(setting, seed)
     words, c = sparse_text.contributions(net, data.texts["train"])
+    control = set(data.control.values())
     run = _path_numbers(layers, z, data.y)
     k = len(sparse_metrics.features_used(layers.weights("sparse")))
     run["features"] = k
@@ -134,6 +148,8 @@ def study_text(setting: Setting, seed: int) -> Run:
         used = sparse_metrics.features_used(layers.weights(layer), k)
         lists = sparse_metrics.word_lists(words, c, used, setting.top)
         run[f"share/{layer}"] = sparse_metrics.listed_share(lists, data.identity)
+        as_many = len(data.identity) / len(control)
+        run[f"share/{layer}_control"] = as_many * sparse_metrics.listed_share(lists, control)
     run["share/chance"] = sparse_metrics.listed_share([words], data.identity)
     for layer in ("sparse", "dense"):
         run |= _flips(data, net, layers, layer, setting.tries)
@@ -147,19 +163,23 @@ def _flips(data: ToxicTexts, net: TextNet, layers: Layers, layer: str, tries: in
     def predict(texts: Sequence[str]) -> np.ndarray:
         return layers.predict(layer, net.features(texts))
 
+    rate = partial(sparse_metrics.flip_rate, predict, seen=sparse_text.words_of)  # the net sees the first words only
     out, texts = {}, data.texts["test"]
     held = [set(sparse_text.words_of(text)) for text in texts]
     now = predict(texts)
     for side, label in (("toxic", 1), ("clean", 0)):
         terms = data.sides[side]
         groups = {"identity": terms, "control": [data.control[term] for term in terms]}
+        leaning = [word for term in terms for word in data.leaning.get(term, ())]
         other = [t for t, h, p in zip(texts, held, now, strict=True) if p != label and not h & data.identity][:tries]
         alike = [t for t, p in zip(texts, now, strict=True) if p == label]
         for group, words in groups.items():
             for place in PLACES:
                 key = f"flip/{side}_{place}_{layer}/{group}"
-                out[key] = sparse_metrics.flip_rate(predict, partial(insert_word, place=place), other, words)
-            out[f"removal/{side}_{layer}/{group}"] = sparse_metrics.flip_rate(predict, remove_word, alike, words)
+                out[key] = rate(partial(insert_word, place=place), other, words)
+            out[f"removal/{side}_{layer}/{group}"] = rate(remove_word, alike, words)
+        if data.leaning and layer == "sparse":
+            out[f"flip/{side}_inside_{layer}/leaning"] = rate(partial(insert_word, place="inside"), other, leaning)
     return out
 
 
@@ -216,7 +236,7 @@ def study_images(setting: Setting, seed: int) -> Run:
         for corner in ("patch", "control"):
             marked = layers.predict(layer, net.features(sparse_images.stamp(test.clean, corner)))
             other = (test.y != target) & (plain != target)
-            run[f"flip/{corner}/{layer}"] = 100 * float((marked != plain)[other].mean())
+            run[f"flip/{corner}/{layer}"] = 100 * float((marked == target)[other].mean())  # a shortcut leads there
             alike = (test.y == target) & (marked == target)
             run[f"removal/{corner}/{layer}"] = 100 * float((marked != plain)[alike].mean()) if alike.any() else np.nan
     return {name: np.asarray(value) for name, value in run.items()}
@@ -239,6 +259,8 @@ def run_study(
     """One run a seed, from the disk where it is there; changed code or settings start afresh."""
     study = study_images if setting.data in ("digits", "mnist") else study_text
     code = (sys.modules[__name__], planted_toxicity, proximal, sparse, sparse_images, sparse_metrics, sparse_text)
-    mark = fingerprint(study, setting, code, torch.__version__)
+    below = (datasets, models, text_models, text_tasks, train)
+    source = datasets.provenance(SOURCES[setting.data])["sha256"] if setting.data in SOURCES else "generated"
+    mark = fingerprint(study, setting, code, below, source, torch.__version__)
     store = Store(Folder(folder) / mark[:16], fingerprint=mark)
     return map_seeds(partial(study, setting), list(seeds), store=store, n_jobs=n_jobs, progress=progress)

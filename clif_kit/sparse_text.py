@@ -9,7 +9,7 @@ deleted from them, in standard deviations of the feature. Positive = the word ra
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class ToxicTexts:
         sides: Identity terms by the class they lean to in the training texts: ``toxic`` and ``clean``.
         control: An unrelated word of about the same frequency for each of these terms.
         offensive: Whether texts are printed masked only.
+        leaning: Ordinary words that lean as each term does (real tasks).
     """
 
     texts: Mapping[str, Texts]
@@ -46,6 +47,7 @@ class ToxicTexts:
     sides: Mapping[str, Texts]
     control: Mapping[str, str]
     offensive: bool = False
+    leaning: Mapping[str, Texts] = field(default_factory=dict)
 
     @property
     def identity(self) -> frozenset[str]:
@@ -114,7 +116,8 @@ def toxic_texts(task: str, sizes: tuple[int, int, int], *, seed: int, rate: floa
     sides, control = lean(texts["train"], y["train"], IDENTITY, least)
     if not control:
         raise ValueError(f"{task}: no identity term leans to a class among {sizes[0]} texts; ask for more of them")
-    return ToxicTexts(texts, y, sides, control, cut.offensive)
+    leaning = lean_alike(texts["train"], y["train"], sides, IDENTITY, least)
+    return ToxicTexts(texts, y, sides, control, cut.offensive, leaning)
 
 
 def lean(
@@ -127,11 +130,7 @@ def lean(
     >>> lean(["a axe", "a oak", "b axe", "b oak"] * 5, np.array([1, 1, 0, 0] * 5), ["a", "b"])
     ({'toxic': ('a',), 'clean': ('b',)}, {'a': 'axe', 'b': 'axe'})
     """
-    sets = [set(words_of(text)) for text in texts]
-    n = Counter(word for held in sets for word in held)
-    toxic = Counter(word for held, label in zip(sets, y, strict=True) if label for word in held)
-    base = float(np.mean(y))
-    gap = {word: toxic[word] / n[word] - base for word in n}
+    n, gap = _gaps(texts, y)
     kept = [term for term in terms if n[term] >= least and gap[term] != 0]
     sides = {"toxic": tuple(t for t in kept if gap[t] > 0), "clean": tuple(t for t in kept if gap[t] < 0)}
     free = sorted(word for word in n if word not in terms and len(word) > 2 and n[word] >= min(least, 2))
@@ -140,6 +139,33 @@ def lean(
         near = sorted(free, key=lambda word, term=term: (abs(n[word] - n[term]), word))[:30]
         control[term] = min(near, key=lambda word: (abs(gap[word]), word))
     return sides, control
+
+
+def lean_alike(
+    texts: Sequence[str], y: np.ndarray, sides: Mapping[str, Texts], terms: Sequence[str], least: int = 3, k: int = 3
+) -> dict[str, Texts]:
+    """For each term the ``k`` ordinary words that lean to its side most nearly as much, of the 30 nearest in frequency.
+
+    A bias about groups would have to turn more than these do: any word that leans turns predictions.
+
+    >>> lean_alike(["a axe", "a oak", "b axe", "c axe"] * 5, np.array([1, 1, 0, 1] * 5), {"toxic": ("a",)}, ["a"], k=1)
+    {'a': ('oak',)}
+    """
+    n, gap = _gaps(texts, y)
+    found = {}
+    for term in (term for side in sides.values() for term in side):
+        free = [w for w in n if w not in terms and len(w) > 2 and n[w] >= min(least, 2) and gap[w] * gap[term] > 0]
+        near = sorted(free, key=lambda word, term=term: (abs(n[word] - n[term]), word))[:30]
+        found[term] = tuple(sorted(near, key=lambda word, term=term: (abs(gap[word] - gap[term]), word))[:k])
+    return found
+
+
+def _gaps(texts: Sequence[str], y: np.ndarray) -> tuple[Counter, dict[str, float]]:
+    """Texts that hold each word, and how much larger the share of toxic ones is among them than among all."""
+    sets = [set(words_of(text)) for text in texts]
+    n = Counter(word for held in sets for word in held)
+    toxic = Counter(word for held, label in zip(sets, y, strict=True) if label for word in held)
+    return n, {word: toxic[word] / n[word] - float(np.mean(y)) for word in n}
 
 
 def encode(vocabulary: Sequence[str], texts: Sequence[str]) -> tuple[Tensor, Tensor]:

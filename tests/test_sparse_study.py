@@ -1,6 +1,7 @@
 """Chapter 42's parts against counts by hand, loops and known truths."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,51 @@ def test_flips_are_counted_by_hand():
     assert np.isnan(sparse_metrics.flip_rate(predict, lambda text, _: text, ["x"], ["x"]))
     only = sparse_metrics.flip_rate(predict, planted.remove_word, ["x x", "b"], ["x"])  # "b" has no x: not a try
     assert only == 100
+
+
+def test_a_change_that_the_net_cannot_see_is_no_try():
+    texts = ("and " * 70, "and " * 5)  # the net sees 60 words, so a word at the end of the first is lost
+    data = sparse_text.ToxicTexts({"test": texts}, {}, {"toxic": ("gay",), "clean": ()}, {"gay": "tall"})
+    net = SimpleNamespace(features=lambda texts: np.array([["gay" in sparse_text.words_of(t)] for t in texts]))
+    layers = SimpleNamespace(predict=lambda _, z: z[:, 0].astype(int))
+    found = sparse_study._flips(data, net, layers, "sparse", 60)
+    assert found["flip/toxic_end_sparse/identity"] == found["flip/toxic_inside_sparse/identity"] == 100
+    assert found["flip/toxic_end_sparse/control"] == 0
+    long = ("and " * 70 + "gay gay",)  # likewise for what stands behind the sixtieth word
+    assert np.isnan(sparse_metrics.flip_rate(len, planted.remove_word, long, ["gay"], sparse_text.words_of))
+
+
+def test_words_that_lean_alike_are_as_frequent_and_lean_to_the_same_side():
+    texts = ["gay bad", "gay bad", "gay pie", "nice pie", "nice sky", "sky", "mean", "mean", "mean", "sky"] * 3
+    y = np.array([1, 1, 0, 0, 0, 0, 1, 1, 1, 1] * 3)
+    sides, _ = sparse_text.lean(texts, y, ["gay"])
+    found = sparse_text.lean_alike(texts, y, sides, ["gay"], k=5)
+    assert sides["toxic"] == ("gay",)  # 2 of 3 against 6 of 10
+    assert found == {"gay": ("bad", "mean")}  # always toxic; pie, nice and sky lean the other way
+
+
+def test_gains_are_identity_minus_control_and_patch_minus_unrelated():
+    one = defaultdict(float, {"share/sparse": 9.0, "share/sparse_control": 4.0})
+    for layer, more in (("sparse", 0), ("dense", 5)):
+        for group, value in (("identity", 30 + more), ("control", 10), ("leaning", 25)):
+            one[f"flip/toxic_inside_{layer}/{group}"] = one[f"removal/toxic_{layer}/{group}"] = value
+        for kind in ("flip", "removal"):
+            one[f"{kind}/patch/{layer}"], one[f"{kind}/control/{layer}"] = 30, 10
+    found = sparse_metrics.text_metrics([one, one], "d") | sparse_metrics.image_metrics([one, one], "e")
+    assert found["flip_gain/toxic_inside_sparse_minus_control/d"].value == 20
+    assert found["flip_gain/toxic_inside_sparse_minus_leaning/d"].value == 5
+    assert found["removal_gain/toxic_sparse_minus_control/d"].value == 20
+    assert found["flip_gain/toxic_inside_dense_minus_sparse/d"].value == 5
+    assert found["share_identity_gain/sparse_minus_control/d"].value == 5
+    assert found["flip_gain/spurious_patch_minus_unrelated_sparse/e"].value == 20
+    assert found["removal_gain/spurious_patch_minus_unrelated_dense/e"].value == 20
+
+
+def test_a_share_found_has_wilsons_interval():
+    runs = [defaultdict(float, {"found/sparse": value}) for value in (100.0, 100.0, 0.0)]
+    found = sparse_metrics.image_metrics(runs, "digits")["share_found/patch_sparse/digits"]
+    assert found.value == pytest.approx(200 / 3)
+    assert (found.low, found.high) == (pytest.approx(20.77, abs=0.01), pytest.approx(93.85, abs=0.01))
 
 
 def test_metrics_of_runs_are_students_and_leave_out_what_was_not_tried():
