@@ -22,7 +22,7 @@ IDS = (  # every row that the project wants; the page says which of them nobody 
     "mog_pairs", "mog_loo_150", "mog_loo_450", "ihvp_exact", "sgns_scores_numba", "sgns_scores_torch", "sgns_floor",
     "sgns_lissa", "sgns_queries8", "sgns_memory", "sgns_linear", "weat_perm", "tracin_we_captum", "tracin_we_floor",
     "tracin_pairs", "tracin_memory", "tracin_last", "tuning_gradj_128", "tuning_gradj_256", "tuning_round",
-    "dm_logistic", "dm_mlp", "dm_cnn", "lasso", "glm_path", "glm_path_skglm",
+    "dm_logistic", "dm_mlp", "dm_cnn", "lasso", "lasso_gram", "glm_path", "glm_path_skglm",
 )  # fmt: skip
 CPU, WALL, BYTES = "cpu", "wall", "bytes"  # what is measured: seconds of CPU, seconds by the clock, peak memory
 CLOCKS = {CPU: time.process_time, WALL: time.perf_counter}
