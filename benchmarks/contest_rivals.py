@@ -9,15 +9,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 
 import torch
-from captum.influence._core.influence_function import NaiveInfluenceFunction  # captum exports no public name
-from dattri.algorithm.influence_function import IFAttributorExplicit
-from dattri.task import AttributionTask
 from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.task import Task
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
+
+from benchmarks.ihvp_rivals import captum_on, dattri_on
 
 Inputs = Mapping[str, Tensor]
 
@@ -29,41 +27,14 @@ def _module(inputs: Inputs) -> nn.Sequential:
     return module
 
 
-def _loader(x: Tensor, y: Tensor) -> DataLoader:
-    return DataLoader(TensorDataset(x, y), batch_size=len(x))
-
-
 def captum(inputs: Inputs) -> Callable[[], Tensor]:
-    """Full rank; its loss is a sum, so the damping is n times ours."""
-    module, n = _module(inputs), len(inputs["x"])
-
-    def run() -> Tensor:
-        found = NaiveInfluenceFunction(
-            module, _loader(inputs["x"], inputs["y"]), "", checkpoints_load_func=lambda *_: 1.0,
-            loss_fn=nn.CrossEntropyLoss(reduction="sum"), sample_wise_grads_per_batch=True,
-            projection_dim=sum(value.numel() for value in module.parameters()),
-            hessian_reg=n * float(inputs["damping"]), hessian_inverse_tol=0.0,
-        )  # fmt: skip
-        return found.influence((inputs["x_test"], inputs["y_test"]))
-
-    return run
+    """Exact, see :func:`benchmarks.ihvp_rivals.captum_on`."""
+    return captum_on(_module(inputs), inputs, float(inputs["damping"]))
 
 
 def dattri(inputs: Inputs) -> Callable[[], Tensor]:
-    """Its Hessian is of the loss as given, here the mean over the batch; its scores come as (train, test)."""
-    module, n = _module(inputs), len(inputs["x"])
-
-    def loss(params: Mapping[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(functional_call(module, params, data[0]), data[1])
-
-    def run() -> Tensor:
-        task = AttributionTask(loss_func=loss, model=module, checkpoints=module.state_dict())
-        train = _loader(inputs["x"], inputs["y"])
-        attributor = IFAttributorExplicit(task, regularization=float(inputs["damping"]))
-        attributor.cache(train)
-        return attributor.attribute(train, _loader(inputs["x_test"], inputs["y_test"])).T / n
-
-    return run
+    """Exact, see :func:`benchmarks.ihvp_rivals.dattri_on`."""
+    return dattri_on(_module(inputs), inputs, float(inputs["damping"]))
 
 
 class _Classify(Task):

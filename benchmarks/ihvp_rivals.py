@@ -25,19 +25,20 @@ def _module(inputs: Inputs) -> nn.Module:
     return module
 
 
-def _loader(x: Tensor, y: Tensor) -> DataLoader:
+def loader(x: Tensor, y: Tensor) -> DataLoader:
+    """Everything in one batch."""
     return DataLoader(TensorDataset(x, y), batch_size=len(x))
 
 
-def captum(inputs: Inputs) -> Callable[[], Tensor]:
-    """Full rank: its default keeps 50 directions, another answer. Its loss is a sum, so the penalty is n times L2."""
-    module, n = _module(inputs), len(inputs["x"])
+def captum_on(module: nn.Module, inputs: Inputs, penalty: float) -> Callable[[], Tensor]:
+    """Full rank: its default keeps 50 directions, another answer. Its loss is a sum, so the penalty is n times ours."""
+    n = len(inputs["x"])
 
     def run() -> Tensor:
         found = NaiveInfluenceFunction(
-            module, _loader(inputs["x"], inputs["y"]), "", checkpoints_load_func=lambda *_: 1.0,
+            module, loader(inputs["x"], inputs["y"]), "", checkpoints_load_func=lambda *_: 1.0,
             loss_fn=nn.CrossEntropyLoss(reduction="sum"), sample_wise_grads_per_batch=True,
-            projection_dim=sum(value.numel() for value in module.parameters()), hessian_reg=n * L2,
+            projection_dim=sum(value.numel() for value in module.parameters()), hessian_reg=n * penalty,
             hessian_inverse_tol=0.0,
         )  # fmt: skip
         return found.influence((inputs["x_test"], inputs["y_test"]))
@@ -45,21 +46,24 @@ def captum(inputs: Inputs) -> Callable[[], Tensor]:
     return run
 
 
-def dattri(inputs: Inputs) -> Callable[[], Tensor]:
+def dattri_on(module: nn.Module, inputs: Inputs, penalty: float) -> Callable[[], Tensor]:
     """Its Hessian is of the loss as given, here the mean over the batch; its scores come as (train, test)."""
-    module, n = _module(inputs), len(inputs["x"])
+    n = len(inputs["x"])
 
     def loss(params: Mapping[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(functional_call(module, params, data[0]), data[1])
 
     def run() -> Tensor:
         task = AttributionTask(loss_func=loss, model=module, checkpoints=module.state_dict())
-        train = _loader(inputs["x"], inputs["y"])
-        attributor = IFAttributorExplicit(task, regularization=L2)
+        train = loader(inputs["x"], inputs["y"])
+        attributor = IFAttributorExplicit(task, regularization=penalty)
         attributor.cache(train)
-        return attributor.attribute(train, _loader(inputs["x_test"], inputs["y_test"])).T / n
+        return attributor.attribute(train, loader(inputs["x_test"], inputs["y_test"])).T / n
 
     return run
 
 
-RIVALS = {"captum": captum, "dattri": dattri}
+RIVALS = {
+    "captum": lambda inputs: captum_on(_module(inputs), inputs, L2),
+    "dattri": lambda inputs: dattri_on(_module(inputs), inputs, L2),
+}

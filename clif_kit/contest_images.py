@@ -17,8 +17,8 @@ from torch import Tensor
 
 from clif_kit import baselines, datasets, gradients, influence, models, retrain, solvers, train
 from clif_kit.contest import Cost, Task, measure, random_scores, same_class_scores
-from clif_kit.contest_datamodels import difference_of_means, lasso_datamodel, margin_targets
 from clif_kit.curvature import softmax_hessian
+from clif_kit.datamodels import difference_of_means, fit_datamodels
 from clif_kit.deletion import Plan
 from clif_kit.deletion_ranks import random_subsets
 from clif_kit.store import fingerprint, resumable
@@ -201,13 +201,13 @@ def image_task(model: ImageModel, data: str, *, n_models: int, folder: str | Pat
     paid = {}
     if n_models:
         halves = random_subsets(n, 0.5, n_models, seed=2)
-        kept = np.ones((n_models, n))
+        kept = torch.ones(n_models, n, dtype=torch.bool)
         for row, chosen in zip(kept, halves, strict=True):
-            row[chosen] = 0
+            row[torch.as_tensor(chosen)] = False
         found, cost = removal_losses(model, halves, folder)
-        targets = margin_targets(found)
-        scorers["datamodel"] = lambda: lasso_datamodel(kept, targets)
-        scorers["datamodel_means"] = lambda: difference_of_means(kept, targets)
+        outputs = -torch.from_numpy(margin_targets(found))  # higher is better
+        scorers["datamodel"] = lambda: fit_datamodels(kept, outputs, eps=1e-3, tol=1e-4).weights.numpy()
+        scorers["datamodel_means"] = lambda: difference_of_means(kept, outputs).numpy()
         paid = dict.fromkeys(("datamodel", "datamodel_means"), cost)
 
     def train_again(plan: Plan) -> dict[str, np.ndarray]:
@@ -226,6 +226,15 @@ def image_task(model: ImageModel, data: str, *, n_models: int, folder: str | Pat
         paid=paid,
         data=names,
     )
+
+
+def margin_targets(losses: np.ndarray) -> np.ndarray:
+    r"""Minus the log-odds of the true class, from its cross-entropy: what datamodels are fitted to, lower = better.
+
+    >>> margin_targets(np.array([np.log(2)]))
+    array([0.])
+    """
+    return losses + np.log(-np.expm1(-losses))
 
 
 def _cosine(model: ImageModel) -> np.ndarray:

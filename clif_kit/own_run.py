@@ -56,7 +56,7 @@ def explain_texts(
     """
     if not (k >= 1 and tests >= 2 and 2 <= checks <= 1000 and 0 < share < 1):
         raise ValueError("need k >= 1, tests >= 2, checks >= 2 and a share between 0 and 1")
-    texts, train, asked, notes = _read(path, test, text, label, tests, seed)
+    texts, train, asked, notes = read_both(path, test, text, label, tests, seed)
     for line in notes:
         say(line)
     encoder = read_encoder(model, max_length=max_length)
@@ -121,7 +121,7 @@ def explain_words(
     return write_folder(out, {"sentences.csv": csv_bytes(found.table), "report.html": page})
 
 
-def _read(
+def read_both(
     path: str | Path, test: str | Path | None, text: str, label: str, tests: int, seed: int
 ) -> tuple[OwnTexts, pd.DataFrame, pd.DataFrame, list[str]]:
     """Everything that can be wrong with the files, in order; training texts, texts to explain, what was found."""
@@ -156,10 +156,10 @@ def _summary(study: OwnStudy, found: dict[str, np.ndarray]) -> list[str]:
         ("bm25", "best by BM25"),
         ("same_class_random", "random of the class"),
     ):
-        lines.append(f"check: without the {m} text{'s' * (m > 1)} {words}, loss {_shown(check[name])}")
+        lines.append(f"check: without the {m} text{'s' * (m > 1)} {words}, loss {with_interval(check[name])}")
     gain = check["influence minus random"]
     verdict = "confirmed" if gain.low > 0 else "refuted" if gain.high < 0 else "not decided"
-    return [*lines, f"check: influence minus random {_shown(gain)}: {verdict}"]
+    return [*lines, f"check: influence minus random {with_interval(gain)}: {verdict}"]
 
 
 def _word_summary(found: WordBias) -> list[str]:
@@ -174,7 +174,7 @@ def _word_summary(found: WordBias) -> list[str]:
     lines.append(
         f"check: without the {found.removed} most amplifying sentences |effect| {found.check['amplifying']:+.3f}"
     )
-    return [*lines, f"check: without as many random ones |effect| {_shown(found.check['random'])}"]
+    return [*lines, f"check: without as many random ones |effect| {with_interval(found.check['random'])}"]
 
 
 def _check_table(study: OwnStudy, found: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -214,7 +214,8 @@ def _files(name: str, lines: list[str], tables: tuple[pd.DataFrame, ...]) -> dic
     }
 
 
-def _shown(found: Interval) -> str:
+def with_interval(found: Interval) -> str:
+    """A number with sign and interval, as a phrase: ``+0.1 [+0.05, +0.2], 8 test texts``."""
     return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}], {found.n} {found.over}"
 
 

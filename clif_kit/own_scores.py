@@ -59,7 +59,7 @@ def ranked(study: OwnStudy, tests: Sequence[int], k: int, *, progress: bool = Fa
     """
     scores, found = own_scores(study, tests), []
     pulled = pulls(study.layer, study.test_x[list(tests)], study.test_y[list(tests)])
-    predicted, shared = study.predicted(), _shared_words()
+    predicted, shared = study.predicted(), shared_words()
     for at, q in enumerate(tqdm(tests, disable=not progress, unit="text", desc="explaining")):
         test = study.test.iloc[q]
         head = {
@@ -69,7 +69,7 @@ def ranked(study: OwnStudy, tests: Sequence[int], k: int, *, progress: bool = Fa
             "predicted": predicted[q],
         }
         for method in METHODS:
-            for side, order in _ends(scores[method][at], k):
+            for side, order in ends(scores[method][at], k):
                 for rank, i in enumerate(order.tolist(), 1):
                     text = study.train.iloc[i]
                     found.append(head | {
@@ -116,13 +116,14 @@ def suspicious(study: OwnStudy, k: int) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _ends(scores: np.ndarray, k: int) -> list[tuple[str, np.ndarray]]:
+def ends(scores: np.ndarray, k: int) -> list[tuple[str, np.ndarray]]:
     """The largest positive and the smallest negative scores."""
     order = np.argsort(-scores, kind="stable")
     top, bottom = order[:k], order[::-1][:k]
     return [("proponent", top[scores[top] > 0]), ("opponent", bottom[scores[bottom] < 0])]
 
 
-def _shared_words() -> Callable[[str, str], str]:
+def shared_words() -> Callable[[str, str], str]:
+    """A function that gives the words, no stop words, that two texts have in common, in one line."""
     cut = CountVectorizer().build_analyzer()
     return lambda a, b: " ".join(sorted((set(cut(a)) & set(cut(b))) - ENGLISH_STOP_WORDS))

@@ -12,8 +12,8 @@ import pandas as pd
 
 from clif_kit.evaluate import interval, paired_difference
 from clif_kit.own_report import csv_bytes, html_explained, html_list, html_page, html_table, html_text, write_folder
-from clif_kit.own_run import WARNING, _read, _shown
-from clif_kit.own_scores import _ends, _shared_words, carried
+from clif_kit.own_run import WARNING, read_both, with_interval
+from clif_kit.own_scores import carried, ends, shared_words
 from clif_kit.text_scores import text_scores, trace
 from clif_kit.text_study import Recipe, TextStudy, make_text_study, predict, retrain_text, train_text
 from clif_kit.text_tasks import TextTask
@@ -45,11 +45,11 @@ def tracin_study(
 def tracin_ranked(study: TextStudy, fitted: Fitted, train: pd.DataFrame, test: pd.DataFrame, k: int) -> pd.DataFrame:
     """The k most helpful and most harmful training texts of each test text by TR-WE, in the form of ``ranked``."""
     scores = text_scores(study, fitted, ["tr_we", "bm25"])
-    sides, shared, found = trace(study, fitted), _shared_words(), []
+    sides, shared, found = trace(study, fitted), shared_words(), []
     says = predict(study, fitted.params).argmax(1).tolist()
     for q, (_, asked) in enumerate(test.iterrows()):
         head = {"test_row": asked["row"], "test_text": asked["text"], "test_label": asked["label"]}
-        for side, order in _ends(scores["tr_we"][q], k):
+        for side, order in ends(scores["tr_we"][q], k):
             for rank, i in enumerate(order.tolist(), 1):
                 text, parts = train.iloc[i], word_parts(*sides, i, q)
                 found.append(head | {
@@ -99,7 +99,7 @@ def explain_tracin(
     Raises:
         BadCSV, FileNotFoundError, ValueError: With one line, before anything is written.
     """
-    texts, train, asked, notes = _read(path, test, text, label, tests, seed)
+    texts, train, asked, notes = read_both(path, test, text, label, tests, seed)
     study = tracin_study(train, asked, texts.classes)
     for line in notes:
         say(line)
@@ -111,10 +111,11 @@ def explain_tracin(
     found = tracin_check(study, fitted, checks=min(checks, len(asked)), share=share, seed=seed)
     means = {name: interval(np.mean, found[name], over="test texts") for name in found if name != "removed"}
     lines = [
-        f"check: without {int(found['removed'][0])} texts by {name}, loss {_shown(one)}" for name, one in means.items()
+        f"check: without {int(found['removed'][0])} texts by {name}, loss {with_interval(one)}"
+        for name, one in means.items()
     ]
     gain = paired_difference(found["tracin_we"], found["same_class_random"], "test texts")
-    lines.append(f"check: tracin_we minus random {_shown(gain)}")
+    lines.append(f"check: tracin_we minus random {with_interval(gain)}")
     for line in lines:
         say(line)
     check = pd.DataFrame({"test_row": asked["row"][: len(found["removed"])]} | found)

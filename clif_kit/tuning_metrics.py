@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from clif_kit.evaluate import Interval, holm, interval, spearman
+from clif_kit.insertion import wilson
 
 Run = Mapping[str, np.ndarray]
 Runs = Mapping[str, Sequence[Run]]  # by method, one a seed
@@ -49,9 +50,8 @@ def share(hits: ArrayLike, over: str, *, scale: float = 1.0, unit: str = "share"
     >>> found.value, round(found.low, 2), found.high
     (1.0, 0.84, 1.0)
     """
-    hits = np.asarray(hits, dtype=bool)
-    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return Interval(scale * float(hits.mean()), scale * float(low), scale * float(high), len(hits), over, unit)
+    found = wilson(hits, over)
+    return Interval(scale * found.value, scale * found.low, scale * found.high, found.n, over, unit)
 
 
 def per_cent(hits: ArrayLike, over: str = "texts") -> Interval:

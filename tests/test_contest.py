@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from clif_kit import contest, contest_datamodels, contest_images, contest_metrics
+from clif_kit import contest, contest_images, contest_metrics
 from clif_kit.contest import Cost, Task, measure, play, score_all
 from clif_kit.contest_metrics import FEWEST, RESAMPLES, Measured, rank_measure, rule
 from clif_kit.contest_metrics import contest_metrics as metrics_of
@@ -255,20 +255,9 @@ def test_tracin_in_closed_form_is_the_product_of_gradients(digits):
     torch.testing.assert_close(torch.tensor(contest_images.tracin_scores(digits)), want.detach())
 
 
-def test_datamodels_find_the_weights_of_a_linear_target():
-    rng = np.random.default_rng(0)
-    kept, weights = rng.random((400, 15)) < 0.5, np.zeros((2, 15))
-    weights[0, 3], weights[1, 7] = -2.0, 1.5  # keeping 3 lowers the first target: it helps
-    targets = kept @ weights.T + 0.01 * rng.normal(size=(400, 2))
-    np.testing.assert_allclose(contest_datamodels.lasso_datamodel(kept, targets), -weights, atol=0.05)
-    means = contest_datamodels.difference_of_means(kept, targets)
-    loop = [[y[~kept[:, i]].mean() - y[kept[:, i]].mean() for i in range(15)] for y in targets.T]
-    np.testing.assert_allclose(means, loop)
-
-
 def test_margin_targets_are_log_odds():
     p = np.array([0.001, 0.3, 0.999])
-    np.testing.assert_allclose(contest_datamodels.margin_targets(-np.log(p)), -np.log(p / (1 - p)))
+    np.testing.assert_allclose(contest_images.margin_targets(-np.log(p)), -np.log(p / (1 - p)))
 
 
 def test_images_without_penalty_or_of_an_unknown_set_are_refused():

@@ -102,7 +102,7 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "retrain": (2, "train store gradients curvature solvers parallel watchdog"),
     "tuning": (2, "example_vectors gradients"),
     "tuning_run": (2.1, "cid confounds finetune text_models text_vectors tuning"),
-    "tuning_metrics": (1, "evaluate"),
+    "tuning_metrics": (1.1, "evaluate insertion"),
     "tuning_panels": (2.3, "finetune tuning_run tuning_study"),
     "shortcut_tasks": (0.4, "corpora datasets generators"),
     "tuning_study": (
@@ -181,17 +181,16 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "planted_toxicity": (0, ""),
     "sparse_text": (0.5, "planted_toxicity text_models text_tasks train"),
     "sparse_images": (0.5, "models train"),
-    "sparse_metrics": (1.1, "evaluate tuning_metrics"),
+    "sparse_metrics": (1.2, "evaluate tuning_metrics"),
     "sparse_study": (
         2,
         "datasets models parallel planted_toxicity proximal sparse sparse_images sparse_metrics sparse_text store "
         "text_models text_tasks train",
     ),
     "contest": (2, "deletion deletion_ranks"),
-    "contest_datamodels": (0, ""),
     "contest_images": (
         3,
-        "baselines contest contest_datamodels curvature datasets deletion deletion_ranks gradients influence models "
+        "baselines contest curvature datamodels datasets deletion deletion_ranks gradients influence models "
         "retrain solvers store tracin_layers train",
     ),
     "contest_texts": (3.1, "contest deletion store text_scores text_study text_tasks text_truth train"),

@@ -280,6 +280,8 @@ def test_numbers_are_compared_with_the_cells_tolerance_and_text_exactly():
     line = conftest.tolerant("pearson  0.97 [0.95, 0.99]", {})
     assert line == "pearson 0.96 [0.95, 0.98]"
     assert line != "pearson 0.92 [0.95, 0.99]"
+    assert conftest.tolerant("r 0.05", {}) == "r 0.03"  # no more than 0.02, though 0.05 - 0.03 is more in binary
+    assert conftest.tolerant("r 0.0501", {}) != "r 0.03"
     assert line != "spearman 0.97 [0.95, 0.99]"
     assert line != "pearson 0.97 [0.95]"
     assert conftest.tolerant("r 0.97", {"nbval": {"atol": 0.1}}) == "r 0.90"
