@@ -6,7 +6,7 @@ test point (Ilyas et al. 2022)
 .. math:: \min_{w, b}\; \frac{1}{2m} |y - X w - b|^2 + \lambda |w|_1, \qquad
           w_i \approx E[\text{output} \mid i \in S] - E[\text{output} \mid i \notin S]
 
-All test points share the Gram matrix of X, so one matrix product moves them all.
+All test points share the Gram matrix of X: see :mod:`clif_kit.gram_lasso`.
 
 Sign: outputs are such that higher is better (margins), the query is their negative. So a weight is the predicted change
 of MINUS the output when the example is removed: positive = helpful. Unit: that of the output, per removed example.
@@ -15,11 +15,11 @@ of MINUS the output when the example is removed: positive = helpful. Unit: that 
 from dataclasses import dataclass
 
 import torch
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from clif_kit.gram_lasso import GramLasso, sums
+
 PATIENCE = 3  # successive penalties without a gain, after which a test point leaves the path
-LOOK = 4  # iterations between two looks at who is done
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def difference_of_means(masks: Tensor, outputs: Tensor) -> Tensor:
     if (bad := ((inside == 0) | (inside == len(masks))).nonzero()[:, 0]).numel():
         raise ValueError(f"example {int(bad[0])} is in every subset or in none: train on more subsets")
     centred = outputs - outputs.mean(0)
-    total = _with_masks(masks, centred).T  # (t, n)  the sum without is the negative of it
+    total = sums(masks, centred)  # (t, n)  the sum without is the negative of it
     return total / inside + total / (len(masks) - inside)
 
 
@@ -116,12 +116,12 @@ def lasso(
     (tensor([[1.6000, 0.0000]]), tensor([0.2000]))
     """
     _check(masks, outputs)
-    problem = _Problem.of(masks, outputs)
+    problem = GramLasso.of(masks, outputs)
     lam = torch.as_tensor(lam, dtype=outputs.dtype).expand(outputs.shape[1]).clone()
     if not (lam >= 0).all():
         raise ValueError(f"a penalty must be 0 or more, got {float(lam.min()):g}")
     w = problem.solve(lam, torch.zeros_like(problem.slope), tol, max_iter)
-    return Datamodels(w.T.contiguous(), problem.bias(w), lam)
+    return Datamodels(w, problem.bias(w), lam)
 
 
 def fit_datamodels(
@@ -161,26 +161,26 @@ def fit_datamodels(
         )
     order = torch.randperm(m, generator=torch.Generator().manual_seed(0))
     choose, rest = order[:aside], order[aside:]
-    problem = _Problem.of(masks[rest], outputs[rest])
+    problem = GramLasso.of(masks[rest], outputs[rest])
     w = torch.zeros_like(problem.slope)
     best = {"error": outputs.new_full((t,), torch.inf), "lam": problem.lam_max.clone(), "w": w.clone()}
     stale, going = torch.zeros(t, dtype=torch.long), torch.arange(t)
     for factor in torch.logspace(0, torch.log10(torch.tensor(eps)).item(), n_lambdas).tolist():
         part = problem.of_targets(going)
         lam = part.lam_max * factor
-        w[:, going] = part.solve(lam, w[:, going], tol, max_iter)
-        model = Datamodels(w[:, going].T, part.bias(w[:, going]), lam)
+        w[going] = part.solve(lam, w[going], tol, max_iter)
+        model = Datamodels(w[going], part.bias(w[going]), lam)
         error = (model.predict(masks[choose]) - outputs[choose][:, going]).square().mean(0)
         better = error < best["error"][going]
         won = going[better]
-        best["error"][won], best["lam"][won], best["w"][:, won] = error[better], lam[better], w[:, won]
+        best["error"][won], best["lam"][won], best["w"][won] = error[better], lam[better], w[won]
         stale[going] = torch.where(better, 0, stale[going] + 1)
         going = going[stale[going] < PATIENCE]
         if not len(going):
             break
-    whole = _Problem.of(masks, outputs)
+    whole = GramLasso.of(masks, outputs)
     w = whole.solve(best["lam"], best["w"], tol, max_iter)
-    return Datamodels(w.T.contiguous(), whole.bias(w), best["lam"])
+    return Datamodels(w, whole.bias(w), best["lam"])
 
 
 def r2(predicted: Tensor, actual: Tensor) -> Tensor:
@@ -200,81 +200,11 @@ def r2(predicted: Tensor, actual: Tensor) -> Tensor:
     return 1 - (predicted - actual).square().sum(0) / spread
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Means, Gram matrix ``(n, n)`` and slopes ``(n, t)`` of the centred masks and outputs, divided by m."""
-
-    gram: Tensor
-    slope: Tensor
-    mask_means: Tensor
-    output_means: Tensor
-    top: float  # not below the largest eigenvalue of the Gram matrix
-
-    @classmethod
-    def of(cls, masks: Tensor, outputs: Tensor) -> "_Problem":
-        m, dtype = len(masks), outputs.dtype
-        centre, means = outputs.mean(0), masks.sum(0).to(dtype) / m
-        gram = _with_masks(masks, masks.to(dtype)).div_(m).addr_(means, means, alpha=-1)
-        return cls(gram, _with_masks(masks, outputs - centre) / m, means, centre, _largest_eigenvalue(gram))
-
-    def of_targets(self, chosen: Tensor) -> "_Problem":
-        return _Problem(self.gram, self.slope[:, chosen], self.mask_means, self.output_means[chosen], self.top)
-
-    @property
-    def lam_max(self) -> Tensor:
-        return self.slope.abs().amax(0)  # (t,)
-
-    def bias(self, w: Tensor) -> Tensor:
-        return self.output_means - self.mask_means @ w  # (t,)
-
-    def solve(self, lam: Tensor, w: Tensor, tol: float, max_iter: int) -> Tensor:
-        """Accelerated proximal gradient from ``w``, all test points at once; who is done leaves."""
-        if not self.top:  # no example ever varies
-            return torch.zeros_like(w)
-        done, w, rate = torch.empty_like(w), w.clone(), 1 / self.top
-        slope, bound, limit, at = self.slope * rate, lam * rate, tol * rate * self.lam_max, torch.arange(w.shape[1])
-        push, age = w, torch.zeros_like(lam)
-        for k in range(1, max_iter + 1):
-            step = push - torch.addmm(slope, self.gram, push, alpha=rate, beta=-1)
-            new = step - step.clamp(-bound, bound)  # soft threshold
-            back, move = push - new, new - w
-            age = torch.where((back * move).sum(0) > 0, 0, age + 1)  # the momentum points uphill: start it again
-            push, w = torch.addcmul(new, move, age / (age + 3)), new
-            if k % LOOK == 0 or k == max_iter:
-                ready = back.abs().amax(0) <= limit
-                done[:, at[ready]], left = w[:, ready], ~ready
-                if not left.any():
-                    return done
-                if ready.any():
-                    at, age, bound, limit = at[left], age[left], bound[left], limit[left]
-                    slope, w, push = slope[:, left], w[:, left], push[:, left]
-        raise RuntimeError(
-            f"{len(at)} of {done.shape[1]} LASSOs did not converge in {max_iter} iterations: raise tol or max_iter, or "
-            "train on more subsets"
-        )
-
-
-def _largest_eigenvalue(gram: Tensor) -> float:
-    """A little more than it, so that a step of its inverse never overshoots."""
-    if len(gram) <= 256:
-        return torch.linalg.eigvalsh(gram)[-1].item() * (1 + 1e-4)
-    start = torch.linspace(1, 2, len(gram)).cos().numpy()
-    return float(eigsh(gram.numpy(), k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0]) * 1.01
-
-
-def _with_masks(masks: Tensor, values: Tensor) -> Tensor:
-    """``masks.T @ values`` of ``(m, n)`` bool and ``(m, k)``, some rows at a time."""
-    total = values.new_zeros(masks.shape[1], values.shape[1])
-    for some, rows in zip(masks.split(2048), values.split(2048), strict=True):
-        total.addmm_(some.to(values.dtype).T, rows)
-    return total
-
-
 def _check(masks: Tensor, outputs: Tensor) -> None:
     if masks.dtype != torch.bool or masks.ndim != 2 or outputs.ndim != 2 or len(masks) != len(outputs):
         raise ValueError(
             f"needs masks (m, n) bool and outputs (m, t), got {tuple(masks.shape)} {masks.dtype} and "
             f"{tuple(outputs.shape)}"
         )
-    if not outputs.is_floating_point() or not outputs.isfinite().all():
+    if not outputs.is_floating_point() or not outputs.sum().isfinite():
         raise ValueError("outputs must be finite floating numbers: a model may have diverged, lower its lr")

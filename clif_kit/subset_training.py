@@ -10,11 +10,13 @@ follow one another. Model j draws its start, then its shuffles, from one generat
 depend on what is trained beside it. Two stacks whose seeds are closer than their lengths share generators.
 """
 
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -218,14 +220,15 @@ def _descend_together(
     """Full-batch descent; the models share the inputs, so that each step is two products of two large matrices."""
     (n, d), m = x.shape, len(masks)
     x = torch.cat([x, x.new_ones(n, 1)], 1)  # (n, d + 1)  the last column is the bias
-    share = (masks.to(x.dtype) / masks.sum(1, keepdim=True)).T[:, None]  # (n, 1, m)
+    scaled = x / math.log(2)  # logits in bits: exp2 is several times faster than exp
+    share = (masks.to(x.dtype) / masks.sum(1, keepdim=True)).T.contiguous()[:, None]  # (n, 1, m)
     right = functional.one_hot(y, classes).to(x.dtype)[:, :, None]  # (n, classes, 1)
     target = x.T @ (right * share).view(n, -1)  # (d + 1, classes * m)
     theta, speed, z = torch.zeros_like(target), torch.zeros_like(target), x.new_empty(n, classes * m)
     each = z.view(n, classes, m)
     for step in range(steps):
-        torch.mm(x, theta, out=z)
-        each.sub_(each.amax(1, keepdim=True)).exp_()
+        torch.mm(scaled, theta, out=z)
+        each.sub_(each.amax(1, keepdim=True)).exp2_()
         each.mul_(share / each.sum(1, keepdim=True))  # probabilities, divided by the size of the subset
         speed.mul_(MOMENTUM).addmm_(x.T, z).sub_(target).add_(theta, alpha=l2)
         theta.sub_(speed, alpha=lr * (1 - step / steps))
@@ -240,9 +243,31 @@ def _logistic(params: Params, x: Tensor) -> Tensor:
 # --- nets with minibatches; logits are (m, classes, batch), so that the softmax runs over long rows
 
 
+class _Tanh(torch.autograd.Function):
+    """tanh as a sigmoid: several times faster than torch's own, and the same up to rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        y = torch.sigmoid(2 * z).mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grad, grad * y, y, value=-1)
+
+
+def _halve(maps: Tensor) -> Tensor:
+    """Means of 2 x 2, what is over left out; as sums of slices, faster than torch's pooling."""
+    h, w = maps.shape[-2] // 2 * 2, maps.shape[-1] // 2 * 2
+    maps = maps[..., 0:h:2, :w] + maps[..., 1:h:2, :w]
+    return (maps[..., 0::2] + maps[..., 1::2]) / 4
+
+
 def _mlp(params: Params, x: Tensor) -> Tensor:
     """Inputs ``(m, batch, d)``, or ``(t, d)`` for all models."""
-    inner = torch.tanh(params["inner.weight"] @ x.mT + params["inner.bias"][:, :, None])  # (m, hidden, batch)
+    inner = _Tanh.apply(params["inner.weight"] @ x.mT + params["inner.bias"][:, :, None])  # (m, hidden, batch)
     return params["weight"] @ inner + params["bias"][:, :, None]
 
 
@@ -252,7 +277,7 @@ def _cnn(params: Params, x: Tensor) -> Tensor:
     maps = x.transpose(0, 1) if x.ndim == 4 else x[:, None].expand(-1, m, -1, -1)  # (batch, m, h, w)
     for name in ("first", "second"):
         weight, bias = params[f"{name}.weight"].flatten(0, 1), params[f"{name}.bias"].flatten()
-        maps = functional.avg_pool2d(torch.tanh(functional.conv2d(maps, weight, bias, padding=1, groups=m)), 2)
+        maps = _halve(_Tanh.apply(functional.conv2d(maps, weight, bias, padding=1, groups=m)))
     inner = maps.reshape(len(maps), m, -1).permute(1, 2, 0)  # (m, features, batch)
     return params["weight"] @ inner + params["bias"][:, :, None]
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import Lasso, LinearRegression
 from sklearn.model_selection import PredefinedSplit
 
+from clif_kit import gram_lasso
 from clif_kit.datamodels import Datamodels, difference_of_means, fit_datamodels, lasso, r2, with_bias
 from clif_kit.subset_training import sample_masks
 
@@ -22,7 +23,9 @@ def planted(m, n=30, t=6, noise=0.3, seed=0, share=0.5):
 
 
 @pytest.mark.parametrize("m", [400, 20])  # more models than examples, and fewer
-def test_the_lasso_is_sklearn_s_one_target_at_a_time(m):
+@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS, 50_000])  # accelerated steps only, both, none
+def test_the_lasso_is_sklearn_s_one_target_at_a_time(m, long_steps, monkeypatch):
+    monkeypatch.setattr(gram_lasso, "LONG_STEPS", long_steps)
     masks, outputs, _, _ = planted(m)
     lam = torch.tensor([0.01, 0.02, 0.03, 0.05, 0.2, 5.0], dtype=torch.float64)
     found = lasso(masks, outputs, lam, tol=1e-11, max_iter=100_000)
@@ -47,6 +50,15 @@ def test_the_optimality_conditions_hold_in_both_precisions():
         assert ((gradient + 0.03 * w.sign()).abs()[w != 0] <= slack.expand_as(w)[w != 0]).all()
         assert (gradient.abs() <= 0.03 + slack).all()
         assert ((found.predict(masks) - y).mean(0).abs() < 1e-4).all()  # the bias is free
+
+
+def test_sums_are_products_of_float64_matrices_whatever_the_rows_at_a_time(monkeypatch):
+    masks, outputs, _, _ = planted(101)
+    for rows in (7, 4096):
+        monkeypatch.setattr(gram_lasso, "ROWS", rows)
+        x = masks.double()
+        torch.testing.assert_close(gram_lasso.sums(masks, outputs), outputs.T @ x)
+        assert torch.equal(gram_lasso.sums(masks, dtype=torch.float32), (x.T @ x).float())
 
 
 def test_without_a_penalty_it_is_least_squares():

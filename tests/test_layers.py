@@ -57,7 +57,8 @@ TABLE = {  # module: (layer, what it may import); a row that proves too tight is
     "tracin": (1.2, "store text_tokens token_gradients traced"),
     "tracin_layers": (1.3, "text_models text_tokens traced tracin"),
     "cancellation": (1.4, "text_models traced tracin_layers"),
-    "datamodels": (1, "evaluate store"),
+    "gram_lasso": (0, ""),
+    "datamodels": (1, "gram_lasso"),
     "proximal": (0, ""),
     "sparse": (1, "proximal solvers"),
     # influence tuning by idea: a vector an example, groups A and B, J and its gradient, runs and their controls

@@ -177,3 +177,14 @@ def test_divergence_and_a_share_that_leaves_nothing_out_are_named(digits):
         train_subsets("mlp", *digits, sample_masks(2, 60, 0.5, 0), classes=10, steps=20, lr=1e30, l2=1.0)
     with pytest.raises(ValueError, match="a share of 1 of 4 examples is 4"):
         sample_masks(2, 4, 1.0, 0)
+
+
+def test_images_with_an_odd_side_lose_the_last_row_as_torch_s_pooling_does(digits):
+    x = digits[0].view(-1, 8, 8)[:5, :7]  # 7 x 8
+    params = train_subsets("cnn", x, digits[1][:5], torch.ones(1, 5).bool(), classes=10, steps=2, lr=0.1, batch=4)
+    first = torch.tanh(functional.conv2d(x[:, None], params["first.weight"][0], params["first.bias"][0], padding=1))
+    maps = functional.conv2d(
+        functional.avg_pool2d(first, 2), params["second.weight"][0], params["second.bias"][0], padding=1
+    )
+    wanted = functional.avg_pool2d(torch.tanh(maps), 2).flatten(1) @ params["weight"][0].T + params["bias"][0]
+    torch.testing.assert_close(subset_logits("cnn", params, x)[0], wanted)
