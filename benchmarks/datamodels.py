@@ -1,8 +1,7 @@
 """Datamodels: nets on subsets in one stack against one after the other; all LASSOs at once against one at a time.
 
 Single precision throughout, as these methods are used. The LASSO has two rows: against the estimators called a target
-at a time, and against scikit-learn's inner descent on a Gram matrix that all targets share, as in ours. Where few
-weights are left, the latter is about as fast as ours or faster.
+at a time, and against scikit-learn's inner descent on a Gram matrix that all targets share, as in ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping
