@@ -28,7 +28,7 @@ Unless the row says otherwise, in double precision, on one thread, and what coun
 the machine disturbs little. The ratio says how many times less ours takes.
 
 Some rows have another kind of rival: a floor, which no program can go below (there the ratio is less than 1), or
-ourselves on less work, to show that the cost grows as it should.
+ourselves on less work, to show that the cost grows as it should, or a limit that was set beforehand.
 """
 RERUN = """## Measure it yourself
 
@@ -96,7 +96,7 @@ def _times(ratio: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _megabytes(value: float) -> str:

@@ -30,16 +30,16 @@ SIGNS_SEED = 7  # of the random scores
 class Cost:
     """What a score costs once its model is trained: ``seconds`` of CPU and ``megabytes`` above what was there before.
 
-    ``megabytes`` is None where the system does not tell.
+    ``megabytes`` is None where the system does not tell, or another program did the work.
     """
 
     seconds: float
     megabytes: float | None
 
     def __add__(self, other: "Cost") -> "Cost":
-        """One after the other: seconds add up, of the peaks the higher counts."""
-        peaks = [cost.megabytes for cost in (self, other) if cost.megabytes is not None]
-        return Cost(self.seconds + other.seconds, max(peaks, default=None))
+        """One after the other: seconds add up, of the peaks the higher counts; with one unknown, so is the whole."""
+        peaks = (self.megabytes, other.megabytes)
+        return Cost(self.seconds + other.seconds, None if None in peaks else max(peaks))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,7 @@ def removal_losses(model: ImageModel, sets: Sequence[np.ndarray], folder: str | 
         folder, "contest images", model.x.numpy(), model.y.numpy(), model.x_test.numpy(), model.y_test.numpy(),
         model.l2, TOLERANCE, retrain, _losses_without,
     )  # fmt: skip
-    solve, found, total = model.solver(), [], Cost(0.0, None)
+    solve, found, total = model.solver(), [], Cost(0.0, 0.0)
     for start in range(0, len(sets), BLOCK):
         part = sets[start : start + BLOCK]
         key = "sets-" + fingerprint(*(np.asarray(chosen, dtype=np.int64) for chosen in part))[:20]

@@ -69,7 +69,7 @@ def test_measure_takes_the_least_of_several_calls_within_its_budget():
 
 def test_costs_add_seconds_and_keep_the_higher_peak():
     assert Cost(1.0, 5.0) + Cost(2.0, 3.0) == Cost(3.0, 5.0)
-    assert Cost(1.0, None) + Cost(2.0, 3.0) == Cost(3.0, 3.0)
+    assert Cost(1.0, None) + Cost(2.0, 3.0) == Cost(3.0, None)
     assert (Cost(1.0, None) + Cost(0.0, None)).megabytes is None
 
 
