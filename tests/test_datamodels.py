@@ -247,3 +247,11 @@ def test_as_many_products_as_were_allowed(monkeypatch):
         with pytest.raises(RuntimeError, match=f"^6 of 6 LASSOs did not converge in {most} iterations"):
             problem.solve(lam, start, 0.0, most)
         assert len(seen) == most
+
+
+@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS])
+def test_what_cannot_be_compared_is_not_done(long_steps, monkeypatch):
+    monkeypatch.setattr(gram_lasso, "LONG_STEPS", long_steps)
+    masks, outputs, _, _ = planted(50)
+    with pytest.raises(RuntimeError, match="6 of 6 LASSOs did not converge in 20 iterations"):
+        lasso(masks, outputs, 0.1, tol=torch.nan, max_iter=20)
