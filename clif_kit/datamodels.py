@@ -104,10 +104,10 @@ def lasso(
         lam: Penalty, one number or ``(t,)``; 0 is least squares.
         tol: Largest violation of the optimality conditions, divided by the smallest penalty that leaves no weight.
             For float32 not below 1e-6.
-        max_iter: Products with the Gram matrix.
+        max_iter: Steps of a test point, each a product with the Gram matrix.
 
     Raises:
-        ValueError: If shapes do not fit, or a penalty is negative.
+        ValueError: If shapes or dtypes do not fit, an output is not finite, or a penalty is negative.
         RuntimeError: If the iterations do not suffice.
 
     >>> masks = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0]]).bool()
@@ -117,9 +117,10 @@ def lasso(
     """
     _check(masks, outputs)
     problem = GramLasso.of(masks, outputs)
-    lam = torch.as_tensor(lam, dtype=outputs.dtype).expand(outputs.shape[1]).clone()
-    if not (lam >= 0).all():
-        raise ValueError(f"a penalty must be 0 or more, got {float(lam.min()):g}")
+    lam = torch.as_tensor(lam, dtype=outputs.dtype)
+    if lam.shape not in ((), (outputs.shape[1],)) or not (lam >= 0).all():
+        raise ValueError(f"a penalty must be 0 or more, one for all or {outputs.shape[1]}, got {lam.tolist()}"[:200])
+    lam = lam.expand(outputs.shape[1]).clone()
     w = problem.solve(lam, torch.zeros_like(problem.slope), tol, max_iter)
     return Datamodels(w, problem.bias(w), lam)
 
@@ -179,8 +180,9 @@ def fit_datamodels(
         if not len(going):
             break
     whole = GramLasso.of(masks, outputs)
-    w = whole.solve(best["lam"], best["w"], tol, max_iter)
-    return Datamodels(w, whole.bias(w), best["lam"])
+    lam = torch.where(best["lam"] > 0, best["lam"], whole.lam_max)  # 0: an output that was constant on the others
+    w = whole.solve(lam, best["w"], tol, max_iter)
+    return Datamodels(w, whole.bias(w), lam)
 
 
 def r2(predicted: Tensor, actual: Tensor) -> Tensor:
@@ -201,10 +203,12 @@ def r2(predicted: Tensor, actual: Tensor) -> Tensor:
 
 
 def _check(masks: Tensor, outputs: Tensor) -> None:
-    if masks.dtype != torch.bool or masks.ndim != 2 or outputs.ndim != 2 or len(masks) != len(outputs):
+    if masks.dtype != torch.bool or masks.ndim != 2 or outputs.ndim != 2 or not len(masks) == len(outputs) > 0:
         raise ValueError(
             f"needs masks (m, n) bool and outputs (m, t), got {tuple(masks.shape)} {masks.dtype} and "
             f"{tuple(outputs.shape)}"
         )
-    if not outputs.is_floating_point() or not outputs.sum().isfinite():
-        raise ValueError("outputs must be finite floating numbers: a model may have diverged, lower its lr")
+    if outputs.dtype not in (torch.float32, torch.float64) or outputs.requires_grad:
+        raise ValueError(f"outputs must be float32 or float64 and detached, got {outputs.dtype}")
+    if not outputs.sum().isfinite():
+        raise ValueError("outputs must be finite: a model may have diverged, lower its lr")

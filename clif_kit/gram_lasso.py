@@ -16,7 +16,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 LONG_STEPS = 30  # before the accelerated ones
-ROWS = 4096  # masks that are numbers at a time
+ROWS = 4096  # masks that are turned into numbers at a time
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,14 @@ class GramLasso:
     def of(cls, masks: Tensor, outputs: Tensor) -> "GramLasso":
         """The sums over masks ``(m, n)`` bool and outputs ``(m, t)``, in the outputs' dtype."""
         m, centre = len(masks), outputs.mean(0)
+        centre = centre + (outputs - centre).mean(0)  # what is left of a large mean would look like a slope
         gram = sums(masks, dtype=outputs.dtype).div_(m)
         means = gram.diagonal().clone()  # a number that is 0 or 1 is its own square
         gram.addr_(means, means, alpha=-1)
         return cls(gram, sums(masks, outputs - centre).div_(m), means, centre, _largest_eigenvalue(gram))
 
     def of_targets(self, chosen: Tensor) -> "GramLasso":
-        """Only some targets: their places, or a mask of them."""
+        """Only some targets, by their places."""
         return GramLasso(self.gram, self.slope[chosen], self.mask_means, self.output_means[chosen], self.top)
 
     @property
@@ -66,7 +67,7 @@ class GramLasso:
             lam: Penalties, 0 or more.
             w: Start, ``(t, n)``.
             tol: Largest violation of the optimality conditions, divided by ``lam_max``.
-            max_iter: Products with the Gram matrix.
+            max_iter: Steps of a target, each a product with the Gram matrix.
 
         Raises:
             RuntimeError: If the iterations do not suffice.
@@ -94,7 +95,7 @@ class GramLasso:
         """Weights after so many steps at most, and the places of the targets that are not done.
 
         After a step of curvature a, (change of the gradient) - a (step) is a subgradient of the objective where it
-        led: 0 at the optimum, so its largest entry is the violation. The next curvature is that along this step.
+        led: 0 at the optimum, so its largest entry bounds the violation. The next curvature is that along this step.
         """
         found, at, lam = w.clone(), torch.arange(len(w)), lam[:, None]
         slope, gradient = self.slope, _product(w, self.gram) - self.slope if w.any() else -self.slope
@@ -105,20 +106,24 @@ class GramLasso:
             after = _product(new, self.gram) - slope
             step, change = new - w, after - gradient
             found[at] = new
-            left = torch.addcmul(change, step, curve, value=-1).abs().amax(1) > limit
+            left = ~(torch.addcmul(change, step, curve, value=-1).abs().amax(1) <= limit)  # NaN is not done
             if not left.all():
                 at, lam, limit, slope = at[left], lam[left], limit[left], slope[left]
                 new, after, step, change = new[left], after[left], step[left], change[left]
                 if not len(at):
                     break
-            curve = (step * change).sum(1, keepdim=True) / step.square().sum(1, keepdim=True)
-            w, gradient, curve = new, after, curve.clamp(1e-3 * self.top, self.top)
+            curve = (step * change).sum(1, keepdim=True) / step.square().sum(1, keepdim=True)  # squares may underflow
+            w, gradient, curve = new, after, curve.nan_to_num(self.top).clamp(1e-3 * self.top, self.top)
         return found, at
 
     def _accelerated(self, lam: Tensor, w: Tensor, limit: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """As :meth:`_long_steps`, with momentum, and steps that never overshoot."""
-        found, at, rate = w.clone(), torch.arange(len(w)), 1 / self.top
-        slope, bound, limit = self.slope * rate, lam[:, None] * rate, limit * rate
+        """As :meth:`_long_steps`, with momentum, and steps that never overshoot.
+
+        Here (top - Gram matrix) times what a step takes back is a subgradient.
+        """
+        found, at, rate = torch.empty_like(w), torch.arange(len(w)), 1 / self.top
+        norm = (self.top * torch.eye(len(self.gram), dtype=w.dtype) - self.gram).abs().sum(1).max()
+        slope, bound, limit = self.slope * rate, lam[:, None] * rate, limit / norm
         push, age = w, torch.zeros(len(w), 1)
         for _ in range(steps):
             step = push - _product(push, self.gram).mul_(rate).sub_(slope)
@@ -126,7 +131,7 @@ class GramLasso:
             back, move = push - new, new - w
             age = torch.where((back * move).sum(1, keepdim=True) > 0, 0, age + 1)  # it points uphill: start it again
             push, w = torch.addcmul(new, move, (age / (age + 3)).to(w.dtype)), new
-            left = back.abs().amax(1) > limit
+            left = ~(back.abs().amax(1) <= limit)
             if not left.all():
                 found[at] = w
                 at, age, bound, limit = at[left], age[left], bound[left], limit[left]
@@ -137,7 +142,7 @@ class GramLasso:
 
 
 def sums(masks: Tensor, values: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
-    """``values.T @ masks``, ``(k, n)``, of ``(m, n)`` bool and ``(m, k)`` (None: the masks as numbers), by rows.
+    """``values.T @ masks``, ``(k, n)``, of ``(m, n)`` bool and ``(m, k)`` (None: the masks in ``dtype``).
 
     >>> sums(torch.tensor([[True, False], [True, True]]), dtype=torch.float32)
     tensor([[2., 1.],
@@ -158,7 +163,9 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 def _largest_eigenvalue(gram: Tensor) -> float:
     """A little more than it, so that a step of its inverse never overshoots."""
+    if not gram.any():
+        return 0.0
     if len(gram) <= 256:
-        return torch.linalg.eigvalsh(gram)[-1].item() * (1 + 1e-4)
+        return torch.linalg.eigvalsh(gram.double())[-1].item() * (1 + 1e-4)
     start = torch.linspace(1, 2, len(gram)).cos().numpy()
     return float(eigsh(gram.numpy(), k=1, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)[0]) * 1.01

@@ -32,7 +32,8 @@ HEAD = """<!-- Written by `make publish` from book/paper_values.yml and book/res
 
 Every number, figure, table and claim of the three papers and of the lecture is a row of one ledger,
 `book/paper_values.yml`. How far a number may be off, and which comparison decides a claim, was written into the
-ledger *before* the chapter ran at full size, unless its row or its chapter says otherwise. This page is generated from the ledger and from the runs.
+ledger *before* the chapter ran at full size, unless its row or its chapter says otherwise. This page is generated from
+the ledger and from the runs.
 
 **How to read it.** Brackets hold 95 % intervals, followed by what was resampled. A number is *within* when it lies
 inside its tolerance and *differs* when it does not; it is *not comparable* when data or models are others than the

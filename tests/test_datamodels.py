@@ -23,7 +23,7 @@ def planted(m, n=30, t=6, noise=0.3, seed=0, share=0.5):
 
 
 @pytest.mark.parametrize("m", [400, 20])  # more models than examples, and fewer
-@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS, 50_000])  # accelerated steps only, both, none
+@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS, 50_000])  # accelerated only, both, long only
 def test_the_lasso_is_sklearn_s_one_target_at_a_time(m, long_steps, monkeypatch):
     monkeypatch.setattr(gram_lasso, "LONG_STEPS", long_steps)
     masks, outputs, _, _ = planted(m)
@@ -146,13 +146,16 @@ def test_r2_is_sklearn_s():
 
 def test_a_constant_output_and_an_example_that_never_varies_get_no_weight():
     masks, outputs, _, _ = planted(100)
-    masks[:, 4], outputs[:, 1] = True, 3.0
+    masks[:, 4], outputs[:, 1] = True, 0.1
     found = fit_datamodels(masks, outputs)
     assert not found.weights[1].any()
-    assert found.bias[1] == 3.0
+    assert found.bias[1] == pytest.approx(0.1)
     assert not found.weights[:, 4].any()
     with pytest.raises(ValueError, match="example 4 is in every subset or in none"):
         difference_of_means(masks, outputs)
+    for n in (2, 300):
+        same = lasso(torch.ones(3, n, dtype=torch.bool), torch.tensor([[1.0], [2.0], [3.0]]), 0.1)
+        assert not same.weights.any()
     same = lasso(torch.ones(3, 2, dtype=torch.bool), torch.tensor([[1.0], [2.0], [3.0]]), 0.1)
     assert same.weights.tolist() == [[0.0, 0.0]]
     assert same.bias.tolist() == [2.0]
@@ -166,8 +169,17 @@ def test_bad_input_is_named():
         lasso(masks[:-1], outputs, 0.1)
     with pytest.raises(ValueError, match="may have diverged"):
         lasso(masks, outputs * torch.nan, 0.1)
-    with pytest.raises(ValueError, match=r"0 or more, got -0\.1"):
+    for never in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="may have diverged"):
+            fit_datamodels(masks, outputs.index_fill(0, torch.tensor([3]), never))
+    with pytest.raises(ValueError, match=r"float32 or float64 and detached, got torch\.float16"):
+        lasso(masks, outputs.half(), 0.1)
+    with pytest.raises(ValueError, match="and detached"):
+        difference_of_means(masks, outputs.clone().requires_grad_())
+    with pytest.raises(ValueError, match=r"0 or more, one for all or 6, got -0\.1"):
         lasso(masks, outputs, -0.1)
+    with pytest.raises(ValueError, match="one for all or 6, got"):
+        lasso(masks, outputs, torch.ones(5))
     with pytest.raises(RuntimeError, match="of 6 LASSOs did not converge in 3 iterations"):
         lasso(masks, outputs, 0.001, max_iter=3)
     with pytest.raises(ValueError, match="two models or more"):
@@ -179,3 +191,67 @@ def test_the_path_and_the_result_are_plain_tensors():
     assert isinstance(found, Datamodels)
     assert found.weights.is_contiguous()
     assert (found.lam > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e19, 1e30])
+def test_tiny_and_huge_outputs_scale_the_answer(scale):
+    masks, outputs, _, _ = planted(200)
+    found = lasso(masks, (outputs * scale).float(), 0.05 * scale)
+    np.testing.assert_allclose(found.weights / scale, lasso(masks, outputs, 0.05).weights, atol=1e-4)
+
+
+def test_a_large_mean_does_not_leak_into_the_weights():
+    masks, outputs, _, _ = planted(400)
+    found = lasso(masks, (outputs + 100).float(), 0.05, tol=1e-6)
+    np.testing.assert_allclose(found.weights, lasso(masks, outputs, 0.05, tol=1e-9).weights, atol=2e-5)
+
+
+def test_an_output_that_varies_on_held_out_models_only_gets_no_weight():
+    masks, outputs, _, _ = planted(100, n=150)
+    aside = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:20]
+    outputs[:, 2] = 1.0
+    outputs[aside[0], 2] = 0.0
+    found = fit_datamodels(masks, outputs, tol=1e-4)
+    assert not found.weights[2].any()
+    assert found.bias[2] == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS, 50_000])
+def test_each_target_meets_its_own_tolerance(long_steps, monkeypatch):
+    monkeypatch.setattr(gram_lasso, "LONG_STEPS", long_steps)
+    masks = torch.rand(400, 1, generator=torch.Generator().manual_seed(0)) * 40 > torch.arange(40)  # ill conditioned
+    outputs = planted(400, n=40, t=6)[1] @ torch.diag(10.0 ** -torch.arange(6, dtype=torch.float64))
+    x = masks.double() - masks.double().mean(0)
+    top = (x.T @ (outputs - outputs.mean(0)) / 400).abs().amax(0)
+    found = lasso(masks, outputs, 0.1 * top, tol=1e-4)
+    gradient, w = x.T @ (found.predict(masks) - outputs) / 400, found.weights.T
+    off = torch.where(w != 0, (gradient + 0.1 * top * w.sign()).abs(), gradient.abs() - 0.1 * top).amax(0)
+    assert (off <= 1.001e-4 * top).all()
+
+
+def test_the_bound_on_the_largest_eigenvalue_is_tight():
+    for n in (200, 300):
+        gram = gram_lasso.GramLasso.of(sample_masks(100, n, 0.5, 0), torch.zeros(100, 1))
+        true = torch.linalg.eigvalsh(gram.gram)[-1].item()
+        assert true <= gram.top <= 1.02 * true
+
+
+def test_as_many_products_as_were_allowed(monkeypatch):
+    masks, outputs, _, _ = planted(50)
+    problem, seen = gram_lasso.GramLasso.of(masks, outputs), []
+    lam, start = torch.full((6,), 1e-9, dtype=torch.float64), torch.zeros(6, 30, dtype=torch.float64)
+    product = gram_lasso._product
+    monkeypatch.setattr(gram_lasso, "_product", lambda *given: seen.append(1) or product(*given))
+    for most in (3, 40):
+        seen.clear()
+        with pytest.raises(RuntimeError, match=f"^6 of 6 LASSOs did not converge in {most} iterations"):
+            problem.solve(lam, start, 0.0, most)
+        assert len(seen) == most
+
+
+@pytest.mark.parametrize("long_steps", [0, gram_lasso.LONG_STEPS])
+def test_what_cannot_be_compared_is_not_done(long_steps, monkeypatch):
+    monkeypatch.setattr(gram_lasso, "LONG_STEPS", long_steps)
+    masks, outputs, _, _ = planted(50)
+    with pytest.raises(RuntimeError, match="6 of 6 LASSOs did not converge in 20 iterations"):
+        lasso(masks, outputs, 0.1, tol=torch.nan, max_iter=20)

@@ -188,3 +188,14 @@ def test_images_with_an_odd_side_lose_the_last_row_as_torch_s_pooling_does(digit
     )
     wanted = functional.avg_pool2d(torch.tanh(maps), 2).flatten(1) @ params["weight"][0].T + params["bias"][0]
     torch.testing.assert_close(subset_logits("cnn", params, x)[0], wanted)
+
+
+def test_means_of_two_by_two_are_torch_s_in_both_odd_sides():
+    maps = torch.randn(2, 3, 7, 5)
+    torch.testing.assert_close(subset_training._halve(maps), functional.avg_pool2d(maps, 2))
+
+
+def test_huge_logits_do_not_overflow(digits):
+    masks = sample_masks(2, 60, 0.5, 0)
+    found = train_subsets("logistic", 1000 * digits[0], digits[1], masks, classes=10, steps=9, lr=1)
+    assert all(value.isfinite().all() for value in found.values())
